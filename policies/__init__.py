@@ -1,0 +1,1 @@
+"""Policies, one a file; a new file is found by import. `kvreplay policies` lists them."""

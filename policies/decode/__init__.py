@@ -1,0 +1,1 @@
+"""Decode side: which instance takes over after prefill."""

@@ -1,0 +1,1 @@
+"""Which unused prefix leaves a cache first."""

@@ -1,0 +1,1 @@
+"""Order of a queue, and who may preempt whom."""

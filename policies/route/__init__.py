@@ -1,0 +1,1 @@
+"""Routing: which instance computes a request's prefill."""

@@ -1,0 +1,208 @@
+"""A cluster: the instances that serve a trace, resolved from configuration and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replay.errors import ConfigError
+from replay.hardware import Profile, build, refuse_overflow
+from replay.hardware.conf import load, node
+from replay.hardware.fields import count, keys, number
+from replay.hardware.profile import USUAL_LONGEST_TOKENS
+
+ROLES = ("prefill", "mixed", "decode")
+DEFAULT_BLOCK_TOKENS = 16
+UNLIMITED_BLOCKS = 1_000_000_000
+LIMITS = ("max_batch", "token_budget", "kv_blocks", "nic_bytes_per_s", "nic_latency_s")
+KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "instances")
+HANDOFFS = ("whole", "layerwise")
+MOST_INSTANCES = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One model replica: its role, its costs and its limits."""
+
+    role: str
+    profile: Profile
+    max_batch: int
+    token_budget: int
+    block_tokens: int
+    kv_blocks: int
+    nic_bytes_per_s: float
+    nic_latency_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """The instances of a run, ordered prefill, mixed, decode.
+
+    layerwise : a handoff sends each layer as soon as it is computed, rather than all layers at the end
+    layers    : layers of the model, the pieces of a layerwise handoff
+    """
+
+    name: str
+    instances: tuple[Instance, ...]
+    block_tokens: int
+    layerwise: bool
+    layers: int
+    prefix_cache: bool
+    gpus: int
+
+
+def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
+    """Build a cluster from the same YAML files that the command reads.
+
+    name            : a file of conf/cluster
+    hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
+    overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
+                      trace_block_tokens states the trace's block size when block_tokens must follow it
+    returns         : Cluster
+    raises          : ConfigError as `build_cluster`
+    """
+    trace_block_tokens = overrides.pop("trace_block_tokens", None)
+    config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model)}
+    for key, value in overrides.items():
+        owner = "hardware" if key in config["hardware"] and key not in config["cluster"] else "cluster"
+        config[owner][key] = value
+    config["cluster"]["name"] = name
+    return build_cluster(config, trace_block_tokens)
+
+
+def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = None) -> Cluster:
+    """Resolve and check the cluster of a run.
+
+    config             : whole resolved configuration with the nodes cluster, hardware and model
+    trace_block_tokens : block size of the trace's prefix ids; None when it has none
+    returns            : Cluster
+    raises             : ConfigError for an unknown key, a bad number, a cluster that cannot finish a request, blocks
+                         that do not divide the trace's, or a model that does not fit
+    """
+    settings = config.get("cluster")
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"cluster must be a configuration node, but is {settings!r}. Select one: cluster=mixed_4.")
+    keys(settings, KEYS, ("name",), "cluster")
+    block_tokens = _block_tokens(settings["block_tokens"], trace_block_tokens)
+    groups = _explicit(settings) if settings["instances"] is not None else _counted(settings)
+    _check_roles(groups)
+    instances: list[Instance] = []
+    for group in sorted(groups, key=lambda group: ROLES.index(group["role"])):
+        instances += [_instance(group, settings, config, block_tokens)] * group["count"]
+    return Cluster(
+        name=str(settings.get("name") or "cluster"),
+        instances=tuple(instances),
+        block_tokens=block_tokens,
+        layerwise=_choice(settings["handoff"], HANDOFFS, "cluster.handoff") == "layerwise",
+        layers=_layers(config),
+        prefix_cache=_choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
+        gpus=sum(instance.profile.gpus for instance in instances),
+    )
+
+
+def _counted(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    counts = {role: 0 if settings[role] is None else count(settings[role], f"cluster.{role}", 0) for role in ROLES}
+    # A preset's mixed instances give way as soon as the user asks for a split cluster.
+    if settings["mixed"] is None and counts["prefill"] == counts["decode"] == 0:
+        counts["mixed"] = count(settings["default_mixed"], "cluster.default_mixed", 0)
+    return [{"role": role, "count": number_of} for role, number_of in counts.items() if number_of > 0]
+
+
+def _explicit(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    groups = settings["instances"]
+    if any(settings[role] for role in ROLES):
+        raise ConfigError(
+            "cluster.instances lists every instance, so cluster.prefill, cluster.mixed and cluster.decode must stay 0 "
+            "or null. Change the list, or select a preset such as cluster=pd_4p4d."
+        )
+    if not isinstance(groups, list | tuple) or not all(isinstance(group, Mapping) for group in groups):
+        raise ConfigError(f"cluster.instances must be a list of {{role, count, hardware, ...}}, but is {groups!r}.")
+    checked = []
+    for index, group in enumerate(groups):
+        place = f"cluster.instances[{index}]"
+        keys(group, ("role",), ("count", "hardware", "model", *LIMITS), place)
+        _choice(group["role"], ROLES, f"{place}.role")
+        checked.append({**group, "count": count(group.get("count", 1), f"{place}.count")})
+    return checked
+
+
+def _instance(
+    group: Mapping[str, Any], settings: Mapping[str, Any], config: Mapping[str, Any], block_tokens: int
+) -> Instance:
+    hardware = node("hardware", group["hardware"]) if group.get("hardware") else config.get("hardware")
+    model = node("model", group["model"]) if group.get("model") else config.get("model")
+    profile = build({"hardware": hardware, "model": model})
+    limits = {name: settings[name] if group.get(name) is None else group[name] for name in LIMITS}
+    instance = Instance(
+        role=group["role"],
+        profile=profile,
+        max_batch=count(limits["max_batch"], "cluster.max_batch"),
+        token_budget=count(limits["token_budget"], "cluster.token_budget"),
+        block_tokens=block_tokens,
+        kv_blocks=_kv_blocks(limits["kv_blocks"], profile, block_tokens),
+        nic_bytes_per_s=_or_from(limits, "nic_bytes_per_s", profile.nic_bytes_per_s, above=0.0),
+        nic_latency_s=_or_from(limits, "nic_latency_s", profile.nic_latency_s),
+    )
+    refuse_overflow(profile, instance.token_budget, instance.max_batch, USUAL_LONGEST_TOKENS)
+    return instance
+
+
+def _or_from(limits: Mapping[str, Any], name: str, otherwise: float, above: float | None = None) -> float:
+    return otherwise if limits[name] is None else number(limits[name], f"cluster.{name}", above=above)
+
+
+def _kv_blocks(value: Any, profile: Profile, block_tokens: int) -> int:
+    if value is not None:
+        return count(value, "cluster.kv_blocks", most=UNLIMITED_BLOCKS)
+    if profile.kv_capacity_tokens is None:
+        return UNLIMITED_BLOCKS
+    blocks = profile.kv_capacity_tokens // block_tokens
+    if blocks < 1:
+        raise ConfigError(
+            f"an instance must hold at least one KV block, but profile '{profile.name}' has room for "
+            f"{profile.kv_capacity_tokens} tokens and a block is {block_tokens}. Lower cluster.block_tokens."
+        )
+    return min(blocks, UNLIMITED_BLOCKS)
+
+
+def _block_tokens(value: Any, trace_block_tokens: int | None) -> int:
+    if value is None:
+        return trace_block_tokens or DEFAULT_BLOCK_TOKENS
+    block_tokens = count(value, "cluster.block_tokens")
+    if trace_block_tokens and trace_block_tokens % block_tokens:
+        raise ConfigError(
+            f"the trace's block size must be a multiple of cluster.block_tokens, but {trace_block_tokens} is not a "
+            f"multiple of {block_tokens}. Set cluster.block_tokens=null or a divisor of {trace_block_tokens}."
+        )
+    return block_tokens
+
+
+def _check_roles(groups: list[dict[str, Any]]) -> None:
+    have = {role: sum(group["count"] for group in groups if group["role"] == role) for role in ROLES}
+    if have["prefill"] + have["mixed"] == 0:
+        raise ConfigError(
+            f"a cluster needs a prefill or mixed instance, but has {have['decode']} decode and no other. "
+            f"Set cluster.prefill or cluster.mixed."
+        )
+    if have["prefill"] and have["mixed"] + have["decode"] == 0:
+        raise ConfigError(
+            f"a cluster with prefill instances needs a decode or mixed instance, but has {have['prefill']} prefill and "
+            f"no other. Set cluster.decode or cluster.mixed."
+        )
+    if sum(have.values()) > MOST_INSTANCES:
+        raise ConfigError(f"a cluster has at most {MOST_INSTANCES} instances, but {sum(have.values())} are asked for.")
+
+
+def _layers(config: Mapping[str, Any]) -> int:
+    for owner in ("hardware", "model"):
+        section = config.get(owner)
+        if isinstance(section, Mapping) and section.get("layers") is not None:
+            return count(section["layers"], f"{owner}.layers")
+    return 1
+
+
+def _choice(value: Any, allowed: tuple[Any, ...], place: str) -> Any:
+    if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
+        raise ConfigError(
+            f"{place} must be one of {', '.join(str(item).lower() for item in allowed)}, but is {value!r}."
+        )
+    return value

@@ -1,0 +1,1 @@
+"""The compiled event core; MODEL.md beside this file says precisely what it computes."""

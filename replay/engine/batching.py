@@ -1,0 +1,412 @@
+"""What an instance runs next: room for decodes, prefill chunks, admission, preemption; steps 1-7 of MODEL.md."""
+
+import math
+
+from replay.engine.kvcache import (
+    deepest_resident,
+    free_private,
+    pin_path,
+    release_path,
+    resident_blocks,
+    take_private,
+    unpinned_blocks,
+    usable_tokens,
+)
+from replay.engine.phases import blocks_for, change_count, growth_need, join_decode, leave_decode
+from replay.engine.queues import append_prefill, pop, push, remove_prefill
+from replay.engine.schema import (
+    BAD_BATCH,
+    BAD_ORDER,
+    DECODE,
+    DECODING,
+    FINISH_AT,
+    LOG_ADMIT,
+    LOG_PREEMPT,
+    MAX_LEAP,
+    MAX_TIME_PS,
+    NEVER_PS,
+    NONE,
+    PREFILLING,
+    RUNNING,
+    TIME_RANGE,
+    WAITING,
+)
+from replay.engine.timing import iteration_cost, leap_ps
+from replay.engine.tree import set_event
+from traces.jit import inlined, kernel
+
+
+@inlined
+def fault(state, code, at, value):
+    """Stop the replay: the first fault is kept, Python makes a sentence of it."""
+    cluster = state.cluster[0]
+    if cluster.fault == 0:
+        cluster.fault = code
+        cluster.fault_at = at
+        cluster.fault_value = value
+
+
+@inlined
+def note(state, kind, r, i, value):
+    """Append to the event log if there is one, modified in place."""
+    cluster = state.cluster[0]
+    if cluster.log:
+        event = state.log[cluster.log_count]
+        event.time_ps = cluster.now_ps
+        event.request = r
+        event.instance = i
+        event.value = value
+        event.kind = kind
+        cluster.log_count += 1
+
+
+@kernel
+def give_key(state, policies, r):
+    """Ask the order policy for the key and margin of request r, modified in place."""
+    job = state.jobs[r]
+    key, margin = policies.order(state.requests[r], state.cluster[0].now_ps, state.tunables)
+    if key != key or margin != margin:
+        fault(state, BAD_ORDER, r, 0)
+        key, margin = 0.0, math.inf
+    job.key = key
+    job.margin = margin
+
+
+@kernel
+def push_waiting(state, policies, i, r):
+    """Put request r into the queue of instance i under a new key, modified in place."""
+    give_key(state, policies, r)
+    state.jobs[r].stage = WAITING
+    state.jobs[r].instance = i
+    state.instances[i].queue = push(state.jobs, state.instances[i].queue, r)
+
+
+@kernel
+def worst_running(state, i):
+    """Return the request in the batch of instance i with the greatest (key, row), -1 if there is none. O(batch)."""
+    jobs = state.jobs
+    worst = NONE
+    for slot in range(state.views[i].decoding):
+        r = state.batch[i, RUNNING, slot]
+        if worst < 0 or jobs[r].key > jobs[worst].key or (jobs[r].key == jobs[worst].key and r > worst):
+            worst = r
+    r = state.instances[i].prefill_head
+    while r >= 0:
+        if worst < 0 or jobs[r].key > jobs[worst].key or (jobs[r].key == jobs[worst].key and r > worst):
+            worst = r
+        r = jobs[r].next
+    return worst
+
+
+@kernel
+def release_blocks(state, policies, i, r):
+    """Let go of every KV block that request r holds on instance i, modified in place."""
+    job = state.jobs[r]
+    free_private(state.views[i], state.instances[i], job.private_blocks)
+    job.private_blocks = 0
+    if job.pinned >= 0:
+        release_path(state, policies, i, job.pinned)
+    job.pinned = NONE
+    job.pinned_blocks = 0
+
+
+@kernel
+def preempt(state, policies, i, r):
+    """Send running request r of instance i back to its queue without its KV, modified in place.
+
+    source : vLLM, preemption by recompute
+    """
+    job = state.jobs[r]
+    request = state.requests[r]
+    view = state.views[i]
+    if job.stage == DECODING:
+        leave_decode(state, i, job.slot)
+    else:
+        remove_prefill(state.jobs, state.instances[i], r)
+    release_blocks(state, policies, i, r)
+    context = request.prompt_tokens + request.generated_tokens
+    change_count(state, i)
+    view.running -= 1
+    view.waiting += 1
+    view.waiting_tokens += context
+    view.queued_tokens += context - job.charged_tokens
+    job.charged_tokens = context
+    job.prefill_left = context
+    job.prefilled = 0
+    job.chunk = 0
+    job.preemptions += 1
+    note(state, LOG_PREEMPT, r, i, request.generated_tokens)
+    push_waiting(state, policies, i, r)
+
+
+@inlined
+def demand(state, i, r):
+    """Return what admitting request r to instance i takes, without changing anything.
+
+    returns : (blocks to take, tokens to prefill, deepest resident node, its end in blocks, cached blocks it would pin,
+              blocks it adds to the growth need)
+    """
+    request = state.requests[r]
+    job = state.jobs[r]
+    block_tokens = state.views[i].block_tokens
+    context = request.prompt_tokens + request.generated_tokens
+    if job.prefill_left == 0:  # handed off: all but the last token's KV is here
+        grows = 1 if (context - 1) % block_tokens == 0 else 0
+        return blocks_for(context - 1, block_tokens), 0, NONE, 0, 0, grows
+    node, resident, cached = NONE, 0, 0
+    if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
+        node = deepest_resident(state.cache, job.leaf, i)
+        resident = resident_blocks(state.cache, node, i)
+        cached = unpinned_blocks(state.cache, node, i)
+    left = context - usable_tokens(resident, context, block_tokens)
+    return blocks_for(context, block_tokens) - resident, left, node, resident, cached, 0
+
+
+@inlined
+def has_room(state, i, need, cached, grows):
+    """Whether a request with this demand fits beside what the decodes of instance i need for their next iteration."""
+    view = state.views[i]
+    growth = growth_need(state, i, state.instances[i].iteration, 1)
+    return need + grows + growth <= view.free_blocks + view.cached_blocks - cached
+
+
+@kernel
+def make_room(state, policies, i):
+    """Preempt until the decodes of instance i can take the blocks of their next iteration; returns whether any was."""
+    view = state.views[i]
+    pressed = False
+    while growth_need(state, i, state.instances[i].iteration, 1) > view.free_blocks + view.cached_blocks:
+        preempt(state, policies, i, worst_running(state, i))
+        pressed = True
+    return pressed
+
+
+@kernel
+def head_preempts(state, i):
+    """Return the running request that the head of the queue may push out, -1 if none."""
+    head = state.instances[i].queue
+    if head < 0 or state.jobs[head].margin == math.inf:
+        return NONE
+    worst = worst_running(state, i)
+    if worst >= 0 and state.jobs[head].key < state.jobs[worst].key - state.jobs[head].margin:
+        return worst
+    return NONE
+
+
+@kernel
+def preempt_by_order(state, policies, i, left):
+    """Let the head of the queue push out less urgent running requests while it lacks room, modified in place."""
+    view = state.views[i]
+    while state.instances[i].queue >= 0:
+        head = state.instances[i].queue
+        if left <= 0 and state.jobs[head].prefill_left > 0:
+            return
+        need, _, _, _, cached, grows = demand(state, i, head)
+        if view.running < view.max_batch and has_room(state, i, need, cached, grows):
+            return
+        victim = head_preempts(state, i)
+        if victim < 0:
+            return
+        preempt(state, policies, i, victim)
+
+
+@inlined
+def give_chunk(state, r, left, given, whole):
+    """Return the tokens of request r to prefill in this iteration, 0 to stop; sets its chunk. Modified in place."""
+    job = state.jobs[r]
+    chunk = min(left, job.prefill_left)
+    if whole:
+        chunk = job.prefill_left if given == 0 or job.prefill_left <= left else 0
+    job.chunk = chunk
+    return chunk
+
+
+@inlined
+def chunk_squares(job):
+    """Return b^2 - a^2 for the chunk [a, b) of a request: its share of quadratic attention work."""
+    return job.chunk * (2 * job.prefilled + job.chunk)
+
+
+@kernel
+def continue_prefills(state, i, left, whole):
+    """Give chunks to the running prefills of instance i in order; returns (tokens given, sum of squares)."""
+    given = 0
+    squares = 0
+    r = state.instances[i].prefill_head
+    stop = False
+    while r >= 0:
+        if stop:
+            state.jobs[r].chunk = 0
+        else:
+            chunk = give_chunk(state, r, left - given, given, whole)
+            stop = chunk <= 0
+            given += chunk
+            squares += chunk_squares(state.jobs[r])
+        r = state.jobs[r].next
+    return given, squares
+
+
+@kernel
+def admit_waiting(state, policies, i, tokens, whole, given):
+    """Admit requests from the queue of instance i while they fit; returns (tokens given to them, squares, how many)."""
+    view = state.views[i]
+    instance = state.instances[i]
+    before = given
+    squares = 0
+    admitted = 0
+    while instance.queue >= 0 and view.running < view.max_batch:
+        r = instance.queue
+        job = state.jobs[r]
+        handed = job.prefill_left == 0
+        if not handed and tokens - given <= 0:
+            break
+        need, left, node, resident, cached, grows = demand(state, i, r)
+        if whole and not handed and given > 0 and left > tokens - given:
+            break
+        if not has_room(state, i, need, cached, grows):
+            break
+        instance.queue = pop(state.jobs, r)
+        admit_one(state, i, r, need, left, node)
+        job.pinned_blocks = resident
+        admitted += 1
+        if handed:
+            job.stage = DECODING
+            join_decode(state, i, r)
+        else:
+            given += give_chunk(state, r, tokens - given, given, whole)
+            squares += chunk_squares(job)
+            append_prefill(state.jobs, instance, r)
+    return given - before, squares, admitted
+
+
+@inlined
+def admit_one(state, i, r, need, left, node):
+    """Give request r its blocks on instance i and move it from waiting to running, modified in place."""
+    view = state.views[i]
+    instance = state.instances[i]
+    job = state.jobs[r]
+    request = state.requests[r]
+    context = request.prompt_tokens + request.generated_tokens
+    if node >= 0:
+        pin_path(state.cache, view, instance, i, node)
+    take_private(state.cache, view, instance, i, need)
+    job.pinned = node
+    job.private_blocks = need
+    change_count(state, i)
+    view.waiting -= 1
+    view.running += 1
+    view.waiting_tokens -= context
+    view.queued_tokens += left - job.charged_tokens
+    job.charged_tokens = left
+    if left > 0:
+        job.prefill_left = left
+        job.prefilled = context - left
+        job.stage = PREFILLING
+        if job.scheduled_ps < 0:
+            job.scheduled_ps = state.cluster[0].now_ps
+            job.hit_tokens = context - left
+    note(state, LOG_ADMIT, r, i, context - left)
+
+
+@kernel
+def schedule(state, policies, i):
+    """Decide the next phase of instance i, which is idle or at the end of an iteration. Modified in place.
+
+    returns : int, requests admitted
+    faults  : BAD_BATCH, BAD_ORDER, TIME_RANGE
+    """
+    view = state.views[i]
+    pressed = make_room(state, policies, i)
+    tokens, decode, whole = policies.batch(view, state.cluster[0].now_ps, state.tunables)
+    if tokens < 0:
+        fault(state, BAD_BATCH, i, tokens)
+        tokens = 0
+    if not pressed:
+        preempt_by_order(state, policies, i, tokens)
+    given, squares = continue_prefills(state, i, tokens, whole)
+    admitted = 0
+    if not pressed:
+        more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
+        given += more
+        squares += more_squares
+    decodes = view.decoding > 0 and (decode != 0 or given == 0)
+    begin_phase(state, i, given, squares, decodes, pressed)
+    return admitted
+
+
+@kernel
+def begin_phase(state, i, given, squares, decodes, pressed):
+    """Start the iterations of instance i at now, or let it be idle. Modified in place."""
+    instance = state.instances[i]
+    view = state.views[i]
+    now_ps = state.cluster[0].now_ps
+    leaf = state.cluster[0].num_instances + i
+    if given == 0 and not decodes:
+        instance.left = 0
+        instance.end_ps = NEVER_PS
+        set_event(state.tree, leaf, NEVER_PS)
+        return
+    decoding = view.decoding if decodes else 0
+    kv_tokens = instance.kv_tokens if decodes else 0
+    base_ps, growth_ps, straight = iteration_cost(state.cost, instance.profile, given, decoding, kv_tokens, squares)
+    base_ps = max(base_ps, 1)
+    count = 1
+    if given == 0 and state.cluster[0].leap and not restless(state, i, pressed):
+        count = leap_length(state, i, straight, base_ps, growth_ps)
+    instance.start_ps = now_ps
+    instance.base_ps = base_ps
+    instance.growth_ps = growth_ps if decodes else 0
+    instance.left = count
+    instance.phase_prefill_tokens = given
+    instance.decodes = 1 if decodes else 0
+    instance.may_evict = 0
+    if decodes:
+        instance.gap_ps = now_ps - instance.last_decode_ps
+        instance.may_evict = decoding * (count // view.block_tokens + 2) > view.free_blocks
+        blocks = growth_need(state, i, instance.iteration, 1)
+        if blocks > 0:
+            take_private(state.cache, view, instance, i, blocks)
+    duration_ps = leap_ps(base_ps, instance.growth_ps, count)
+    if duration_ps > MAX_TIME_PS - now_ps:
+        fault(state, TIME_RANGE, i, 0)
+    instance.end_ps = now_ps + duration_ps
+    set_event(state.tree, leaf, instance.end_ps)
+
+
+@kernel
+def restless(state, i, pressed):
+    """Whether the next iteration's batch may differ although nothing arrives or finishes, so that no leap is allowed."""
+    instance = state.instances[i]
+    if pressed:
+        return True
+    if instance.queue < 0 and instance.prefill_head < 0:
+        return False
+    if state.cluster[0].batch_reads_blocks:
+        return True
+    return head_preempts(state, i) >= 0
+
+
+@kernel
+def leap_length(state, i, straight, base_ps, growth_ps):
+    """Return for how many iterations the decodes of instance i stay the same, fit, and cost an affine time."""
+    instance = state.instances[i]
+    view = state.views[i]
+    finish_at = state.batch[i, FINISH_AT, 0]
+    for slot in range(1, view.decoding):
+        finish_at = min(finish_at, state.batch[i, FINISH_AT, slot])
+    count = min(finish_at - instance.iteration, straight, MAX_LEAP)
+    if base_ps > 1 << 40:
+        count = min(count, max(1, (1 << 56) // base_ps))
+    if growth_ps > 1 << 28:
+        count = min(count, 1024)
+    room = view.free_blocks + view.cached_blocks
+    if view.decoding * (count // view.block_tokens + 1) <= room:
+        return count
+    low = 1  # the decodes' blocks of one iteration fit: make_room saw to it
+    while low < count:
+        middle = (low + count + 1) >> 1
+        if growth_need(state, i, instance.iteration, middle) <= room:
+            low = middle
+        else:
+            count = middle - 1
+    return low

@@ -1,0 +1,50 @@
+"""Counter-based random draws: no hidden state, so the order of events cannot change them."""
+
+import numpy as np
+
+from traces.jit import INTERPRETED, kernel
+
+_MASK = 2**64 - 1
+
+
+def mix(value: int) -> int:
+    """Return the splitmix64 finaliser of a 64-bit integer, in plain Python.
+
+    source : Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014
+    """
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def request_keys(seed: int, count: int) -> np.ndarray:
+    """Return the random key of every request, uint64 (count,): a hash of (seed, row)."""
+    start = np.uint64(mix(seed & _MASK))
+    value = (np.arange(count, dtype=np.uint64) ^ start) + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _uniform_interpreted(key, stream):
+    return (mix(int(key) ^ mix(int(stream))) >> 11) * 2.0**-53
+
+
+def _uniform_compiled(key, stream):
+    value = np.uint64(stream) + np.uint64(0x9E3779B97F4A7C15)
+    for _ in range(2):
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        value = value ^ (value >> np.uint64(31))
+        if _ == 0:
+            value = (value ^ np.uint64(key)) + np.uint64(0x9E3779B97F4A7C15)
+    return np.float64(value >> np.uint64(11)) * 2.0**-53
+
+
+uniform = _uniform_interpreted if INTERPRETED else kernel(_uniform_compiled)
+uniform.__doc__ = """Return a uniform draw in [0, 1) that depends on (key, stream) only.
+
+    key    : uint64, a request's `random_key`
+    stream : int >= 0, tells several draws of one request apart
+    """

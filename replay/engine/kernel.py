@@ -1,0 +1,228 @@
+"""The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
+
+from replay.engine.batching import fault, note, release_blocks, schedule
+from replay.engine.kvcache import publish
+from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
+from replay.engine.queues import pop, push
+from replay.engine.routing import arrive, deliver, drain, handoff
+from replay.engine.schema import (
+    BROKEN_LAW,
+    DECODE,
+    DECODING,
+    DONE,
+    FAULT,
+    FINISH_AT,
+    FINISHED,
+    GONE,
+    LOG_FINISH,
+    LOG_TOKEN,
+    MAX_TIME_PS,
+    NEVER_PS,
+    NONE,
+    PAUSED,
+    PREFILL,
+    RUNNING,
+    TIME_RANGE,
+    Policies,
+)
+from replay.engine.tree import first_event
+from traces.jit import inlined, kernel
+
+
+@kernel
+def finish(state, policies, i, r):
+    """End request r on instance i with all its tokens; its following turns get their arrival times. Modified in place."""
+    cluster = state.cluster[0]
+    job = state.jobs[r]
+    release_blocks(state, policies, i, r)
+    change_count(state, i)
+    state.views[i].running -= 1
+    job.stage = GONE
+    job.status = FINISHED
+    job.finish_ps = cluster.now_ps
+    cluster.gone += 1
+    note(state, LOG_FINISH, r, i, job.output_tokens)
+    turn = job.first_turn
+    while turn >= 0:
+        following = state.jobs[turn]
+        if following.think_ps > MAX_TIME_PS - cluster.now_ps:
+            fault(state, TIME_RANGE, i, 0)
+            return
+        following.think_ps += cluster.now_ps
+        following.key = float(following.think_ps)
+        state.requests[turn].arrival_ps = following.think_ps
+        cluster.turns = push(state.jobs, cluster.turns, turn)
+        turn = following.next_turn
+
+
+@kernel
+def finish_decodes(state, policies, i):
+    """Finish the decoding requests of instance i that have all their tokens, in ascending row order; returns how many."""
+    finished = 0
+    iteration = state.instances[i].iteration
+    while True:
+        chosen = -1
+        for slot in range(state.views[i].decoding):
+            if state.batch[i, FINISH_AT, slot] == iteration and (
+                chosen < 0 or state.batch[i, RUNNING, slot] < state.batch[i, RUNNING, chosen]
+            ):
+                chosen = slot
+        if chosen < 0:
+            return finished
+        r = state.batch[i, RUNNING, chosen]
+        leave_decode(state, i, chosen)
+        finish(state, policies, i, r)
+        finished += 1
+
+
+@kernel
+def complete_prefill(state, policies, i, r):
+    """Give request r the token that its complete prefill on instance i yields; returns 1 if it leaves the batch."""
+    cluster = state.cluster[0]
+    view = state.views[i]
+    job = state.jobs[r]
+    request = state.requests[r]
+    now_ps = cluster.now_ps
+    if cluster.cache and view.role != DECODE and job.leaf >= 0:
+        publish(state, i, r)
+    request.generated_tokens += 1
+    state.instances[i].tokens_out += 1
+    if job.first_token_ps < 0:
+        job.first_token_ps = now_ps
+        note(state, LOG_TOKEN, r, i, 1)
+    else:
+        gap_ps = now_ps - job.last_token_ps
+        state.histogram[request.tier, gap_bin(gap_ps)] += 1
+        job.max_itl_ps = max(job.max_itl_ps, gap_ps)
+    job.last_token_ps = now_ps
+    if request.generated_tokens == job.output_tokens:
+        finish(state, policies, i, r)
+        return 1
+    if view.role == PREFILL:
+        handoff(state, policies, i, r)
+        return 1
+    job.stage = DECODING
+    join_decode(state, i, r)
+    return 0
+
+
+@kernel
+def advance_prefills(state, policies, i):
+    """Apply the chunks that the last iteration of instance i computed; returns how many requests left the batch."""
+    instance = state.instances[i]
+    view = state.views[i]
+    gone = 0
+    previous = NONE
+    r = instance.prefill_head
+    while r >= 0:
+        job = state.jobs[r]
+        following = job.next
+        chunk = job.chunk
+        view.queued_tokens -= chunk
+        instance.prefill_done_tokens += chunk
+        job.charged_tokens -= chunk
+        job.prefilled += chunk
+        job.prefill_left -= chunk
+        job.chunk = 0
+        if job.prefill_left > 0:
+            previous = r
+        else:
+            if previous < 0:
+                instance.prefill_head = following
+            else:
+                state.jobs[previous].next = following
+            if following < 0:
+                instance.prefill_tail = previous
+            job.next = NONE
+            gone += complete_prefill(state, policies, i, r)
+        r = following
+    return gone
+
+
+@kernel
+def end_iteration(state, policies, i):
+    """Handle the end of the phase of instance i: tokens, finished requests, the next phase. Modified in place."""
+    instance = state.instances[i]
+    settle_iterations(state, i, instance.left)
+    instance.left = -1
+    gone = 0
+    if instance.decodes:
+        gone += finish_decodes(state, policies, i)
+    if instance.phase_prefill_tokens > 0:
+        gone += advance_prefills(state, policies, i)
+    if gone > 0 and state.cluster[0].held >= 0:
+        drain(state, policies)
+    admitted = schedule(state, policies, i)
+    if admitted > 0 and state.cluster[0].held >= 0:
+        drain(state, policies)
+
+
+@inlined
+def next_arrival(state):
+    """Return the row that arrives next, by (time, row), -1 if none does."""
+    cluster = state.cluster[0]
+    while cluster.cursor < cluster.num_requests and state.jobs[cluster.cursor].parent >= 0:
+        cluster.cursor += 1
+    r = NONE
+    if cluster.cursor < cluster.num_requests:
+        r = cluster.cursor
+    turn = cluster.turns
+    if turn >= 0:
+        if r < 0:
+            return turn
+        turn_ps = state.requests[turn].arrival_ps
+        open_ps = state.requests[r].arrival_ps
+        if turn_ps < open_ps or (turn_ps == open_ps and turn < r):
+            return turn
+    return r
+
+
+@inlined
+def log_is_full(state):
+    """Whether one more event might not fit into the event log."""
+    cluster = state.cluster[0]
+    return cluster.log and cluster.log_count + 8 * (cluster.held_count + 2 * state.batch.shape[2] + 8) > len(state.log)
+
+
+@kernel
+def advance(state, admit, route, decode, order, batch, evict, max_events):
+    """Run at most `max_events` events of a replay, modified in place.
+
+    state   : State
+    returns : DONE (nothing is left to happen), PAUSED, or FAULT (cluster.fault, fault_at and fault_value say which)
+    cost    : O(log instances + batch) per event
+    """
+    policies = Policies(admit, route, decode, order, batch, evict)
+    cluster = state.cluster[0]
+    for _ in range(max_events):
+        if log_is_full(state):
+            return PAUSED
+        time_ps, leaf = first_event(state.tree)
+        r = next_arrival(state)
+        arrival_ps = state.requests[r].arrival_ps if r >= 0 else NEVER_PS
+        arrives = r >= 0 and arrival_ps <= time_ps
+        if arrives:
+            time_ps = arrival_ps
+        if time_ps == NEVER_PS:
+            return DONE
+        if time_ps < cluster.now_ps:
+            fault(state, BROKEN_LAW, leaf, cluster.now_ps - time_ps)
+            return FAULT
+        if time_ps > cluster.now_ps:
+            cluster.now_ps = time_ps
+            cluster.passed = -1
+        cluster.events += 1
+        if arrives:
+            if r == cluster.turns:
+                cluster.turns = pop(state.jobs, r)
+            else:
+                cluster.cursor += 1
+            arrive(state, policies, r)
+        elif leaf < cluster.num_instances:
+            deliver(state, policies, leaf)
+        else:
+            cluster.passed = leaf - cluster.num_instances
+            end_iteration(state, policies, leaf - cluster.num_instances)
+        if cluster.fault != 0:
+            return FAULT
+    return PAUSED

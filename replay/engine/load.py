@@ -1,0 +1,228 @@
+"""Build the kernel's state from a trace, a cluster and policies."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replay.engine import schema
+from replay.engine.adapters import tunables
+from replay.engine.draws import request_keys
+from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
+from replay.errors import TraceError
+from replay.hardware import nominal
+from replay.hardware.units import fs, ps, ps_array
+from replay.policy import Chosen
+from traces.jit import INTERPRETED
+from traces.trie import Trie
+
+if TYPE_CHECKING:
+    from replay.cluster import Cluster
+    from replay.slo import Slo
+    from traces import Trace
+
+LOG_CAPACITY = 1 << 16
+BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
+
+
+def state_of(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], slo: "Slo", options: Mapping[str, Any]) -> State:
+    """Return the state before the first event.
+
+    options : seed, leap, events, predictions (output tokens expected per request, or None), trie
+    raises  : TraceError for a closed loop whose parent is not an earlier row
+    """
+    requests, jobs = _requests(trace, slo, options), _jobs(trace, options["trie"], cluster.prefix_cache)
+    views, instances, cost = _instances(cluster)
+    num_instances, num_prefill = len(views), int((views["role"] != schema.DECODE).sum())
+    first_decode = int((views["role"] == schema.PREFILL).sum())
+    widest = max(instance.max_batch for instance in cluster.instances)
+    num_tiers = max(1, len(slo.names))
+    leaves = 1
+    while leaves < 2 * num_instances:
+        leaves *= 2
+    state = State(
+        cluster=_cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode, num_tiers)),
+        requests=requests,
+        jobs=jobs,
+        views=views,
+        prefill_views=views[:num_prefill],
+        decode_views=views[first_decode:],
+        instances=instances,
+        batch=np.zeros((num_instances, 4, widest), np.int64),
+        growth=np.zeros((num_instances, cluster.block_tokens), np.int32),
+        tiers=np.zeros((num_instances, num_tiers), np.int32),
+        tree=np.full(2 * leaves, NEVER_PS, np.int64),
+        histogram=np.zeros((num_tiers, schema.BINS), np.int64),
+        tunables=tunables(dict(chosen)),
+        log=np.zeros(LOG_CAPACITY if options["events"] else 1, schema.EVENT),
+        cache=_cache(options["trie"], cluster, views[:num_prefill]),
+        cost=cost,
+    )
+    return _records(state) if INTERPRETED else state
+
+
+def _records(state: State) -> State:
+    """Give the arrays attribute access, as compiled code has it."""
+    def view(array: Any) -> Any:
+        if isinstance(array, tuple):
+            return type(array)(*map(view, array))
+        return array.view(np.recarray) if array.dtype.names else array
+
+    return view(state)
+
+
+def copy(state: State) -> State:
+    """Return a state that goes its own way: every array copied, read-only ones shared."""
+    views = state.views.copy()
+    num_prefill, num_decode = len(state.prefill_views), len(state.decode_views)
+    changed = {name: getattr(state, name).copy() for name in
+               ("cluster", "requests", "jobs", "instances", "batch", "growth", "tiers", "tree", "histogram", "log",
+                "tunables")}
+    cache = Cache(state.cache.nodes, state.cache.slot_of.copy(), state.cache.slots.copy())
+    return state._replace(**changed, views=views, prefill_views=views[:num_prefill],
+                          decode_views=views[len(views) - num_decode:], cache=cache)
+
+
+def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
+             counts: tuple[int, int, int, int]) -> np.ndarray:
+    row = np.zeros(1, schema.CLUSTER)
+    row["num_requests"] = len(trace)
+    row["num_instances"], row["num_prefill"], row["first_decode"], row["num_tiers"] = counts
+    row["block_tokens"] = cluster.block_tokens
+    row["passed"], row["held"], row["turns"] = NONE, NONE, NONE
+    row["seed"] = options["seed"]
+    row["leap"], row["log"] = options["leap"], options["events"]
+    row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
+    row["layerwise"] = cluster.layerwise
+    _reads(row, chosen)
+    return row
+
+
+def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
+    """Note which of the costly signals the chosen policies read: the engine keeps only these exact at every moment."""
+    arrival = chosen["admit"].policy.reads | chosen["route"].policy.reads
+    row["reads_hits"] = "hit_tokens" in arrival
+    row["reads_blocks"] = bool(arrival & {"free_blocks", "cached_blocks"})
+    row["decode_reads_blocks"] = bool(chosen["decode"].policy.reads & {"free_blocks", "cached_blocks"})
+    batch = chosen["batch"].policy
+    # now_ps is an argument, so it is a local name: a batch policy that uses it sees each iteration
+    row["batch_reads_blocks"] = bool(batch.reads & BLOCK_COUNTS) or _uses_now(batch.function)
+
+
+def set_policies(state: State, chosen: Mapping[str, Chosen]) -> None:
+    """Change the policies of a state, modified in place; requests that wait keep the keys they have."""
+    _reads(state.cluster, chosen)
+    state.tunables[:] = tunables(dict(chosen))
+
+
+def _uses_now(function: Any) -> bool:
+    import dis
+
+    return any(step.argval == "now_ps" or "now_ps" in (step.argval if isinstance(step.argval, tuple) else ())
+               for step in dis.get_instructions(function) if step.opname.startswith("LOAD_FAST"))
+
+
+def _requests(trace: "Trace", slo: "Slo", options: Mapping[str, Any]) -> np.ndarray:
+    rows = np.zeros(len(trace), schema.REQUEST)
+    rows["id"] = np.arange(len(trace))
+    rows["arrival_ps"] = ps_array(trace.column("arrival_s"), "arrival_s")
+    rows["random_key"] = request_keys(options["seed"], len(trace))
+    rows["prompt_tokens"] = trace.column("prompt_tokens")
+    rows["tier"] = slo.codes(trace)
+    for name in ("tenant", "session", "kind"):
+        rows[name] = trace.codes(name) if name in trace else NONE
+    rows["predicted_tokens"] = NONE if options["predictions"] is None else options["predictions"]
+    if "parent" in trace:
+        rows["arrival_ps"][trace.column("parent") >= 0] = NONE
+    return rows
+
+
+def _jobs(trace: "Trace", trie: Trie, caching: bool) -> np.ndarray:
+    rows = np.zeros(len(trace), schema.JOB)
+    for name in ("first_token_ps", "finish_ps", "scheduled_ps", "last_token_ps", "max_itl_ps", "deliver_ps", "pinned",
+                 "prefill_instance", "decode_instance", "instance", "source", "slot", "next", "child", "parent",
+                 "first_turn", "next_turn"):
+        rows[name] = NONE
+    rows["status"] = schema.UNFINISHED
+    rows["output_tokens"] = trace.column("output_tokens")
+    rows["leaf"] = trie.leaf if caching else NONE
+    if "parent" in trace:
+        _link_turns(rows, trace)
+    return rows
+
+
+def _link_turns(rows: np.ndarray, trace: "Trace") -> None:
+    parent = np.asarray(trace.column("parent"), np.int64)
+    turns = np.flatnonzero(parent >= 0)
+    late = turns[parent[turns] >= turns]
+    if len(late):
+        raise TraceError(f"a parent must be an earlier row, but request {late[0]} of {trace.name} has parent "
+                         f"{parent[late[0]]}. Sort the trace with traces.window.sort_arrivals.")
+    rows["parent"] = parent
+    think_s = trace.column("think_s") if "think_s" in trace else np.zeros(len(trace))
+    rows["think_ps"][turns] = ps_array(np.asarray(think_s)[turns], "think_s")
+    # children of one parent as a list in ascending row order
+    order = turns[np.argsort(parent[turns], kind="stable")]
+    owners = parent[order]
+    first = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]]) if len(order) else order
+    rows["first_turn"][owners[first]] = order[first]
+    same = np.flatnonzero(owners[1:] == owners[:-1])
+    rows["next_turn"][order[same]] = order[same + 1]
+
+
+def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:
+    count = len(cluster.instances)
+    views, instances = np.zeros(count, schema.VIEW), np.zeros(count, schema.INSTANCE)
+    for name in ("queue", "prefill_head", "prefill_tail", "link_head", "link_tail", "lru_head", "lru_tail", "slot_free"):
+        instances[name] = NONE
+    instances["end_ps"] = NEVER_PS
+    rows: dict[Any, int] = {}
+    profiles: list[Any] = []
+    tables: list[np.ndarray] = []
+    for k, instance in enumerate(cluster.instances):
+        key = (id(instance.profile), instance.nic_bytes_per_s, instance.nic_latency_s)
+        if key not in rows:
+            rows[key] = len(profiles)
+            profiles.append(_profile(instance, cluster.layers, tables))
+        instances["profile"][k] = rows[key]
+        _view(views[k : k + 1], instance)
+    cost = Cost(np.concatenate(profiles), np.concatenate(tables).astype(schema.SEGMENT))
+    return views, instances, cost
+
+
+def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray:
+    profile, row = instance.profile, np.zeros(1, schema.PROFILE)
+    for name in ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps"):
+        row[name] = getattr(profile, name)
+    row["transfer_token_fs"] = fs(profile.kv_token_bytes / instance.nic_bytes_per_s, "transfer time of a token")
+    row["transfer_latency_ps"] = ps(instance.nic_latency_s, "nic_latency_s")
+    row["layers"] = layers
+    for name, table in (("token", profile.token_table), ("kv", profile.kv_table)):
+        row[f"{name}_first"] = sum(map(len, tables))
+        row[f"{name}_count"] = len(table)
+        tables.append(table)
+    return row
+
+
+def _view(view: np.ndarray, instance: Any) -> None:
+    view["role"] = schema.ROLES.index(instance.role)
+    for name in ("max_batch", "token_budget", "block_tokens"):
+        view[name] = getattr(instance, name)
+    view["total_blocks"] = view["free_blocks"] = instance.kv_blocks
+    for name, value in nominal(instance.profile).items():
+        view[name] = value
+    view["transfer_token_s"] = instance.profile.kv_token_bytes / instance.nic_bytes_per_s
+    view["transfer_latency_s"] = instance.nic_latency_s
+
+
+def _cache(trie: Trie, cluster: "Cluster", caching: np.ndarray) -> Cache:
+    """Return empty caches; a trace block is a whole number of cluster blocks."""
+    if not cluster.prefix_cache or len(trie.parent) == 0:
+        return Cache(np.zeros(1, schema.NODE), np.full((1, 1), NONE, np.int32), np.zeros((1, 1), schema.SLOT))
+    scale = trie.block_tokens // cluster.block_tokens
+    nodes = np.zeros(len(trie.parent), schema.NODE)
+    nodes["parent"] = trie.parent
+    nodes["blocks"] = np.asarray(trie.blocks) * scale
+    nodes["start_blocks"] = np.asarray(trie.start_blocks) * scale
+    capacity = min(len(nodes), int(caching["total_blocks"].max()))
+    return Cache(nodes, np.full((len(nodes), len(caching)), NONE, np.int32), np.zeros((len(caching), capacity), schema.SLOT))

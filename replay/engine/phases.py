@@ -1,0 +1,233 @@
+"""Phases: iterations of an unchanged batch, taken in one leap and settled wherever somebody looks.
+
+A phase of `left` iterations costs base_ps, base_ps + growth_ps, ... Settling applies the iterations that are over and moves
+the start of the phase forward; the rest of the phase is unchanged, so settling twice or never gives the same bytes.
+"""
+
+import numpy as np
+
+from replay.engine.kvcache import take_private
+from replay.engine.schema import (
+    BINS_PER_OCTAVE,
+    FINISH_AT,
+    LAST_TOKEN,
+    MAX_GAP,
+    NONE,
+    RUNNING,
+)
+from replay.engine.timing import leap_count, leap_ps
+from replay.engine.tree import set_event
+from traces.jit import inlined, kernel
+
+MANTISSA_SHIFT = 52 - 6  # 2**6 = BINS_PER_OCTAVE
+
+
+@inlined
+def gap_bin(gap_ps):
+    """Return the histogram bin of a gap: lower edge 2**e * (1 + m/64) for bin 64 e + m."""
+    return (np.float64(gap_ps).view(np.int64) >> MANTISSA_SHIFT) - 1023 * BINS_PER_OCTAVE
+
+
+@kernel
+def count_gaps(state, i, base_ps, growth_ps, count):
+    """Add `count` gaps of every decoding request of instance i to the histograms, modified in place.
+
+    The gaps are base_ps, base_ps + growth_ps, ...; cost O(bins crossed).
+    """
+    histogram = state.histogram
+    done = 0
+    while done < count:
+        gap_ps = base_ps + growth_ps * done
+        where = gap_bin(gap_ps)
+        run = count - done
+        if growth_ps > 0 and gap_bin(base_ps + growth_ps * (count - 1)) != where:
+            low = 1
+            while low < run:  # the longest run that stays in this bin
+                middle = (low + run + 1) >> 1
+                if gap_bin(gap_ps + growth_ps * (middle - 1)) == where:
+                    low = middle
+                else:
+                    run = middle - 1
+            run = low
+        for tier in range(state.tiers.shape[1]):
+            requests = state.tiers[i, tier]
+            if requests > 0:
+                histogram[tier, where] += requests * run
+        done += run
+
+
+@kernel
+def count_first(state, i, now_ps, gap_ps):
+    """Count the first gap of a phase, where some requests got their last token at another time. Modified in place.
+
+    now_ps : end of the iteration; gap_ps : the gap of all requests that decoded in the iteration of decodes before
+    """
+    instance = state.instances[i]
+    count_gaps(state, i, gap_ps, 0, 1)
+    for slot in range(state.views[i].decoding):
+        last_ps = state.batch[i, LAST_TOKEN, slot]
+        own_ps = gap_ps
+        if last_ps >= 0:
+            own_ps = now_ps - last_ps
+            tier = state.requests[state.batch[i, RUNNING, slot]].tier
+            state.histogram[tier, gap_bin(gap_ps)] -= 1
+            state.histogram[tier, gap_bin(own_ps)] += 1
+            state.batch[i, LAST_TOKEN, slot] = NONE
+        if state.batch[i, MAX_GAP, slot] < own_ps:
+            state.batch[i, MAX_GAP, slot] = own_ps
+    instance.fresh = 0
+    instance.gap_ps = 0
+
+
+@kernel
+def growth_need(state, i, first, count):
+    """Return the KV blocks that decodes of instance i need in iterations first .. first+count-1.
+
+    cost : O(min(count, block_tokens))
+    """
+    block_tokens = state.growth.shape[1]
+    blocks = (count // block_tokens) * state.views[i].decoding
+    for k in range(count % block_tokens):
+        blocks += state.growth[i, (first + k) % block_tokens]
+    return blocks
+
+
+@kernel
+def settle_iterations(state, i, count):
+    """Apply `count` iterations of the phase in progress on instance i, modified in place."""
+    instance = state.instances[i]
+    view = state.views[i]
+    base_ps = instance.base_ps
+    growth_ps = instance.growth_ps
+    elapsed_ps = leap_ps(base_ps, growth_ps, count)
+    if instance.decodes:
+        first = 0
+        if instance.fresh > 0 or instance.gap_ps > 0:
+            count_first(state, i, instance.start_ps + base_ps, base_ps + instance.gap_ps)
+            first = 1
+        if count > first:
+            count_gaps(state, i, base_ps + growth_ps * first, growth_ps, count - first)
+            longest = base_ps + growth_ps * (count - 1)
+            for slot in range(view.decoding):
+                if state.batch[i, MAX_GAP, slot] < longest:
+                    state.batch[i, MAX_GAP, slot] = longest
+        following = min(count, instance.left - 1)  # blocks of the iterations that have begun since
+        if following > 0:
+            blocks = growth_need(state, i, instance.iteration + 1, following)
+            if blocks > 0:
+                take_private(state.cache, view, instance, i, blocks)
+        instance.iteration += count
+        instance.kv_tokens += np.int64(view.decoding) * count
+        instance.tokens_out += np.int64(view.decoding) * count
+        instance.last_decode_ps = instance.start_ps + elapsed_ps
+    instance.start_ps += elapsed_ps
+    instance.busy_ps += elapsed_ps
+    instance.iterations += count
+    instance.base_ps += growth_ps * count
+    instance.left -= count
+
+
+@kernel
+def settle(state, i):
+    """Bring instance i up to now: apply the iterations of its leap that are over. Modified in place.
+
+    An iteration that ends just now is over if the event of instance i at this time would have been handled already.
+    """
+    instance = state.instances[i]
+    if instance.left <= 1:
+        return
+    cluster = state.cluster[0]
+    elapsed_ps = cluster.now_ps - instance.start_ps
+    if i > cluster.passed:
+        elapsed_ps -= 1
+    if elapsed_ps < instance.base_ps:
+        return
+    count = leap_count(instance.base_ps, instance.growth_ps, elapsed_ps)
+    settle_iterations(state, i, min(count, instance.left - 1))
+
+
+@kernel
+def cut(state, i):
+    """End the leap of instance i with the iteration in progress, so that its batch is seen again. Modified in place."""
+    settle(state, i)
+    instance = state.instances[i]
+    if instance.left > 1:
+        instance.left = 1
+        instance.end_ps = instance.start_ps + instance.base_ps
+        set_event(state.tree, state.cluster[0].num_instances + i, instance.end_ps)
+
+
+@inlined
+def blocks_for(tokens, block_tokens):
+    """Return the KV blocks that hold so many tokens."""
+    return (tokens + block_tokens - 1) // block_tokens
+
+
+@inlined
+def change_count(state, i):
+    """Add the time since the last change to the instance's request-seconds, before `waiting` or `running` changes."""
+    instance = state.instances[i]
+    view = state.views[i]
+    now_ps = state.cluster[0].now_ps
+    elapsed_s = (now_ps - instance.changed_ps) * 1e-12
+    instance.waiting_area += elapsed_s * view.waiting
+    instance.running_area += elapsed_s * view.running
+    instance.changed_ps = now_ps
+
+
+@kernel
+def join_decode(state, i, r):
+    """Put request r, whose context is complete, among the decoding requests of instance i. Modified in place."""
+    instance = state.instances[i]
+    view = state.views[i]
+    request = state.requests[r]
+    job = state.jobs[r]
+    slot = view.decoding
+    context = request.prompt_tokens + request.generated_tokens
+    if slot == 0:
+        instance.last_decode_ps = job.last_token_ps
+    fresh = job.last_token_ps != instance.last_decode_ps
+    state.batch[i, FINISH_AT, slot] = instance.iteration + job.output_tokens - request.generated_tokens
+    state.batch[i, MAX_GAP, slot] = job.max_itl_ps
+    state.batch[i, RUNNING, slot] = r
+    state.batch[i, LAST_TOKEN, slot] = job.last_token_ps if fresh else NONE
+    if fresh:
+        instance.fresh += 1
+    residue = (instance.iteration + 1 - context) % state.growth.shape[1]
+    state.growth[i, residue] += 1
+    state.tiers[i, request.tier] += 1
+    instance.kv_tokens += context
+    view.decoding += 1
+    job.slot = slot
+    job.decode_instance = i
+
+
+@kernel
+def leave_decode(state, i, slot):
+    """Take the request in a slot out of the decoding requests of instance i; its row is brought up to date. Modified in place."""
+    instance = state.instances[i]
+    view = state.views[i]
+    r = state.batch[i, RUNNING, slot]
+    request = state.requests[r]
+    job = state.jobs[r]
+    left = state.batch[i, FINISH_AT, slot] - instance.iteration
+    generated = job.output_tokens - left
+    context = request.prompt_tokens + generated
+    residue = (instance.iteration + 1 - context) % state.growth.shape[1]
+    state.growth[i, residue] -= 1
+    state.tiers[i, request.tier] -= 1
+    instance.kv_tokens -= context
+    if state.batch[i, LAST_TOKEN, slot] >= 0:
+        instance.fresh -= 1
+    else:
+        job.last_token_ps = instance.last_decode_ps
+    job.max_itl_ps = state.batch[i, MAX_GAP, slot]
+    request.generated_tokens = generated
+    job.private_blocks = blocks_for(context - 1, view.block_tokens) - job.pinned_blocks
+    last = view.decoding - 1
+    if slot != last:
+        for column in range(4):
+            state.batch[i, column, slot] = state.batch[i, column, last]
+        state.jobs[state.batch[i, RUNNING, slot]].slot = slot
+    view.decoding = last
+    job.slot = NONE

@@ -1,0 +1,328 @@
+"""Requests between instances: arrival, dispatch, cluster queue, handoff, fetch, delivery."""
+
+from replay.engine.batching import fault, give_key, note, push_waiting, release_blocks, schedule
+from replay.engine.kvcache import (
+    deepest_resident,
+    hit_tokens,
+    insert,
+    pin_path,
+    release_path,
+    resident_blocks,
+    usable_tokens,
+)
+from replay.engine.phases import blocks_for, change_count, cut, settle
+from replay.engine.queues import append_link, pop, pop_link, push
+from replay.engine.schema import (
+    BAD_DECODE,
+    BAD_ROUTE,
+    BAD_SOURCE,
+    DECODE,
+    FAILED,
+    FETCHING,
+    GONE,
+    HANDOFF,
+    HELD,
+    LOG_ARRIVE,
+    LOG_DELIVER,
+    LOG_ENQUEUE,
+    LOG_FAIL,
+    LOG_FETCH,
+    LOG_HANDOFF,
+    LOG_HOLD,
+    LOG_REJECT,
+    MAX_TIME_PS,
+    NEVER_PS,
+    NONE,
+    PREFILL,
+    REJECTED,
+    TIME_RANGE,
+)
+from replay.engine.tree import set_event
+from traces.jit import inlined, kernel
+
+HOLD = -1
+
+
+@kernel
+def end_unserved(state, r, status):
+    """Give request r and all turns that would have followed it a status without service. Modified in place."""
+    jobs = state.jobs
+    jobs[r].next = NONE
+    top = r
+    while top >= 0:
+        current = top
+        top = jobs[current].next
+        jobs[current].stage = GONE
+        jobs[current].status = status
+        state.cluster[0].gone += 1
+        turn = jobs[current].first_turn
+        while turn >= 0:
+            jobs[turn].next = top
+            top = turn
+            turn = jobs[turn].next_turn
+
+
+@kernel
+def observe(state, r):
+    """Bring what admit and route read up to date for request r, modified in place: blocks and hits, if they read them."""
+    cluster = state.cluster[0]
+    count = cluster.num_prefill
+    for i in range(count):
+        instance = state.instances[i]
+        if instance.left > 1 and (cluster.reads_blocks or (cluster.reads_hits and instance.may_evict)):
+            settle(state, i)
+    if not cluster.reads_hits:
+        return
+    views = state.prefill_views
+    for i in range(count):
+        views[i].hit_tokens = NONE
+    node = state.jobs[r].leaf if cluster.cache else NONE
+    unknown = count
+    prompt = state.requests[r].prompt_tokens
+    while node >= 0 and unknown > 0:
+        for i in range(count):
+            if views[i].hit_tokens < 0:
+                s = state.cache.slot_of[node, i]
+                if s >= 0:
+                    slot = state.cache.slots[i, s]
+                    blocks = slot.start_blocks + slot.blocks
+                    views[i].hit_tokens = usable_tokens(blocks, prompt, views[i].block_tokens)
+                    unknown -= 1
+        node = state.cache.nodes[node].parent
+    for i in range(count):
+        if views[i].hit_tokens < 0:
+            views[i].hit_tokens = 0
+
+
+@kernel
+def try_route(state, policies, r):
+    """Route request r and dispatch it; returns False if the router holds it. faults: BAD_ROUTE, BAD_SOURCE."""
+    count = state.cluster[0].num_prefill
+    i, source = policies.route(state.requests[r], state.prefill_views, state.cluster[0].now_ps, state.tunables)
+    if i == HOLD:
+        return False
+    if i < 0 or i >= count:
+        fault(state, BAD_ROUTE, r, i)
+        return True
+    if source < -1 or source >= count:
+        fault(state, BAD_SOURCE, r, source)
+        return True
+    dispatch(state, policies, r, i, source)
+    return True
+
+
+@kernel
+def arrive(state, policies, r):
+    """Handle the arrival of request r at now: admission, then routing or the cluster queue. Modified in place."""
+    cluster = state.cluster[0]
+    request = state.requests[r]
+    state.jobs[r].think_ps = 0
+    request.sequence = cluster.arrived
+    cluster.arrived += 1
+    note(state, LOG_ARRIVE, r, NONE, 0)
+    if cluster.reads_hits or cluster.reads_blocks:
+        observe(state, r)
+    if not policies.admit(request, state.prefill_views, cluster.now_ps, state.tunables):
+        note(state, LOG_REJECT, r, NONE, 0)
+        end_unserved(state, r, REJECTED)
+        return
+    if cluster.held < 0 and try_route(state, policies, r):
+        return
+    note(state, LOG_HOLD, r, NONE, 0)
+    waits = cluster.held >= 0
+    give_key(state, policies, r)
+    state.jobs[r].stage = HELD
+    cluster.held = push(state.jobs, cluster.held, r)
+    cluster.held_count += 1
+    if waits:
+        drain(state, policies)
+
+
+@kernel
+def drain(state, policies):
+    """Route requests of the cluster queue in order until the router holds one. Modified in place."""
+    cluster = state.cluster[0]
+    while cluster.held >= 0 and cluster.fault == 0:
+        r = cluster.held
+        if cluster.reads_hits or cluster.reads_blocks:
+            observe(state, r)
+        root = cluster.held
+        after = pop(state.jobs, root)
+        cluster.held = after
+        cluster.held_count -= 1
+        if not try_route(state, policies, r):
+            cluster.held = push(state.jobs, after, r)
+            cluster.held_count += 1
+            return
+
+
+@kernel
+def dispatch(state, policies, r, i, source):
+    """Send request r to instance i, fetching its prefix from `source` first if that holds more. Modified in place."""
+    view = state.views[i]
+    request = state.requests[r]
+    job = state.jobs[r]
+    last = request.prompt_tokens if view.role == PREFILL else request.prompt_tokens + job.output_tokens - 1
+    if blocks_for(last, view.block_tokens) > view.total_blocks:
+        note(state, LOG_FAIL, r, i, 0)
+        end_unserved(state, r, FAILED)
+        return
+    job.prefill_instance = i
+    job.prefill_left = request.prompt_tokens
+    change_count(state, i)
+    view.waiting += 1
+    view.sent += 1
+    view.waiting_tokens += request.prompt_tokens
+    saved = view.hit_tokens if state.cluster[0].reads_hits else 0
+    fetched = False
+    if source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0:
+        fetched, held = fetch(state, r, i, source)
+        if fetched and state.cluster[0].reads_hits:
+            saved = held
+    job.charged_tokens = request.prompt_tokens - saved
+    view.queued_tokens += job.charged_tokens
+    if not fetched:
+        enqueue(state, policies, i, r)
+
+
+@kernel
+def fetch(state, r, i, source):
+    """Start to copy the prefix of request r from `source` to instance i; returns (started, tokens usable at the source)."""
+    settle(state, i)
+    cut(state, source)
+    job = state.jobs[r]
+    cache = state.cache
+    prompt = state.requests[r].prompt_tokens
+    block_tokens = state.views[i].block_tokens
+    node = deepest_resident(cache, job.leaf, source)
+    blocks = resident_blocks(cache, node, source)
+    there = usable_tokens(blocks, prompt, block_tokens)
+    here = hit_tokens(cache, job.leaf, i, prompt, block_tokens)
+    if there <= here:
+        return False, 0
+    pin_path(cache, state.views[source], state.instances[source], source, node)
+    job.pinned = node
+    job.pinned_blocks = blocks
+    job.source = source
+    job.instance = i
+    job.stage = FETCHING
+    note(state, LOG_FETCH, r, source, there - here)
+    now_ps = state.cluster[0].now_ps
+    send(state, source, r, max(now_ps, state.instances[source].nic_free_ps) + transfer_ps(state, source, there - here))
+    return True, there
+
+
+@inlined
+def transfer_ps(state, i, tokens):
+    """Return how long the network card of instance i carries the KV of so many tokens."""
+    return state.cost.profiles[state.instances[i].profile].transfer_token_fs * tokens // 1000
+
+
+@kernel
+def send(state, i, r, done_ps):
+    """Put request r's transfer on the network card of instance i, which is free again at done_ps. Modified in place."""
+    instance = state.instances[i]
+    instance.nic_free_ps = done_ps
+    state.jobs[r].deliver_ps = done_ps + state.cost.profiles[instance.profile].transfer_latency_ps
+    if state.jobs[r].deliver_ps > MAX_TIME_PS:
+        fault(state, TIME_RANGE, i, 0)
+    if instance.link_head < 0:
+        set_event(state.tree, i, state.jobs[r].deliver_ps)
+    append_link(state.jobs, instance, r)
+
+
+@kernel
+def enqueue(state, policies, i, r):
+    """Put request r into the queue of instance i, which sees it now if idle, else after its iteration. Modified in place."""
+    push_waiting(state, policies, i, r)
+    note(state, LOG_ENQUEUE, r, i, 0)
+    instance = state.instances[i]
+    view = state.views[i]
+    if instance.left == 0:
+        schedule(state, policies, i)
+    elif instance.left > 1:
+        full = view.running >= view.max_batch and instance.prefill_head < 0
+        if not full or state.jobs[r].margin < 1e308:
+            cut(state, i)
+
+
+@kernel
+def wake(state, policies, i):
+    """Let instance i look at its queue again after blocks were released there. Modified in place."""
+    instance = state.instances[i]
+    if instance.queue < 0:
+        return
+    if instance.left == 0:
+        schedule(state, policies, i)
+    else:
+        cut(state, i)
+
+
+@kernel
+def handoff(state, policies, i, r):
+    """Send request r, prefilled on instance i, to a decode instance. Modified in place. faults: BAD_DECODE."""
+    cluster = state.cluster[0]
+    job = state.jobs[r]
+    request = state.requests[r]
+    count = cluster.num_instances - cluster.first_decode
+    if cluster.decode_reads_blocks:
+        for k in range(cluster.first_decode, cluster.num_instances):
+            settle(state, k)
+    chosen, _ = policies.decode(request, state.decode_views, cluster.now_ps, state.tunables)
+    if chosen < 0 or chosen >= count:
+        fault(state, BAD_DECODE, r, chosen)
+        return
+    j = cluster.first_decode + chosen
+    view = state.views[j]
+    job.decode_instance = j
+    change_count(state, i)
+    state.views[i].running -= 1
+    if blocks_for(request.prompt_tokens + job.output_tokens - 1, view.block_tokens) > view.total_blocks:
+        note(state, LOG_FAIL, r, j, 0)
+        release_blocks(state, policies, i, r)
+        end_unserved(state, r, FAILED)
+        return
+    change_count(state, j)
+    view.waiting += 1
+    view.sent += 1
+    view.waiting_tokens += request.prompt_tokens + 1
+    job.stage = HANDOFF
+    instance = state.instances[i]
+    carry_ps = transfer_ps(state, i, request.prompt_tokens)
+    done_ps = max(cluster.now_ps, instance.nic_free_ps) + carry_ps
+    if cluster.layerwise:
+        layers = state.cost.profiles[instance.profile].layers
+        early_ps = max(job.scheduled_ps, instance.nic_free_ps) + carry_ps
+        done_ps = max(early_ps, cluster.now_ps + carry_ps // layers)
+    note(state, LOG_HANDOFF, r, i, request.prompt_tokens)
+    send(state, i, r, done_ps)
+
+
+@kernel
+def deliver(state, policies, i):
+    """Handle the delivery of what the network card of instance i carried first. Modified in place."""
+    instance = state.instances[i]
+    r = pop_link(state.jobs, instance)
+    following = instance.link_head
+    set_event(state.tree, i, NEVER_PS if following < 0 else state.jobs[following].deliver_ps)
+    job = state.jobs[r]
+    settle(state, i)
+    if job.stage == HANDOFF:
+        target = job.decode_instance
+        note(state, LOG_DELIVER, r, target, 0)
+        release_blocks(state, policies, i, r)
+        job.prefill_left = 0
+        job.charged_tokens = 0
+    else:
+        target = job.instance
+        note(state, LOG_DELIVER, r, target, 0)
+        blocks = job.pinned_blocks
+        release_path(state, policies, i, job.pinned)
+        job.pinned = NONE
+        job.pinned_blocks = 0
+        if state.views[target].role != DECODE:
+            settle(state, target)
+            insert(state, policies, target, job.leaf, blocks)
+            state.instances[target].may_evict = 1
+    enqueue(state, policies, target, r)
+    wake(state, policies, i)

@@ -1,0 +1,205 @@
+"""Row types of the kernel's state: the one place where a field, its type and its unit are said.
+
+Times are int64 picoseconds (`_ps`), -1 where an event has not happened. Indices are -1 for none.
+A policy receives REQUEST, VIEW and SLOT rows only; what it must not know (the true output length) is in JOB.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NONE = -1
+NEVER_PS = np.int64(2**63 - 1)
+MAX_LEAP = 65536  # iterations in one leap; keeps k*A + B*k*(k-1)/2 inside int64
+MAX_TIME_PS = np.int64(2**63 - 2**60)  # about 93 days: room for one more iteration before int64 ends
+
+# roles; candidates of `route` are PREFILL and MIXED, of `decode` MIXED and DECODE: instances are stored in this order
+PREFILL, MIXED, DECODE = 0, 1, 2
+ROLES = ("prefill", "mixed", "decode")
+
+# request status (JOB.status); the first four are those of requests.parquet
+FINISHED, REJECTED, UNFINISHED, FAILED = 0, 1, 2, 3
+STATUSES = ("finished", "rejected", "unfinished", "failed")
+
+# what a request is doing (JOB.stage)
+PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE = range(8)
+
+# return codes of `advance` and fault codes (CLUSTER.fault)
+DONE, PAUSED, FAULT = 0, 1, 2
+OK, BAD_ADMIT, BAD_ROUTE, BAD_SOURCE, BAD_DECODE, BAD_ORDER, BAD_BATCH, BAD_EVICT, TIME_RANGE, BROKEN_LAW = range(10)
+
+# rows of `State.tunables`, one per policy slot
+ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT = range(6)
+
+# event log kinds
+KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "handoff", "deliver", "finish", "fail", "fetch")
+(LOG_ARRIVE, LOG_REJECT, LOG_HOLD, LOG_ENQUEUE, LOG_ADMIT, LOG_PREEMPT, LOG_TOKEN, LOG_HANDOFF, LOG_DELIVER, LOG_FINISH,
+ LOG_FAIL, LOG_FETCH) = range(12)
+
+# what a policy may know of a request
+REQUEST = np.dtype([
+    ("id", "i8"),                # row in the trace
+    ("arrival_ps", "i8"),
+    ("random_key", "u8"),        # hash of (seed, id): give it to draws.uniform
+    ("sequence", "i4"),          # how many requests arrived before it
+    ("prompt_tokens", "i4"),
+    ("generated_tokens", "i4"),  # exact when the request is not running; at admission to the batch otherwise
+    ("predicted_tokens", "i4"),  # predicted output tokens, -1 without a predictor
+    ("tier", "i4"),              # 0 is the most urgent
+    ("tenant", "i4"),
+    ("session", "i4"),
+    ("kind", "i4"),
+], align=True)
+
+# what only the engine knows of a request, and what it records
+JOB = np.dtype([
+    ("first_token_ps", "i8"), ("finish_ps", "i8"), ("scheduled_ps", "i8"), ("last_token_ps", "i8"), ("max_itl_ps", "i8"),
+    ("key", "f8"), ("margin", "f8"),         # order key in the queue it is in, and by how much it must be lower to preempt
+    ("deliver_ps", "i8"),
+    ("think_ps", "i8"),                      # of a turn: think time, then time of arrival until it arrives, then 0
+    ("output_tokens", "i4"), ("leaf", "i4"),  # truth; deepest trie node of the prompt
+    ("pinned", "i4"),                        # deepest trie node held on the current instance
+    ("pinned_blocks", "i4"),                 # blocks of its path resident when that node was pinned
+    ("private_blocks", "i4"),                # KV blocks held outside the trie
+    ("prefill_left", "i4"), ("prefilled", "i4"), ("chunk", "i4"),  # tokens to compute, position reached, now computing
+    ("charged_tokens", "i4"),                # what the view's queued_tokens counts for it
+    ("hit_tokens", "i4"), ("preemptions", "i4"),
+    ("prefill_instance", "i4"), ("decode_instance", "i4"), ("instance", "i4"), ("source", "i4"),
+    ("slot", "i4"),                          # column of the running batch
+    ("next", "i4"), ("child", "i4"),         # intrusive list, pairing heap
+    ("parent", "i4"), ("first_turn", "i4"), ("next_turn", "i4"),  # closed loop: parent row, first child row, next sibling
+    ("status", "i1"), ("stage", "i1"),
+], align=True)
+
+# what a router or batch policy may know of an instance; the engine keeps its own counts here too
+VIEW = np.dtype([
+    ("role", "i4"),
+    ("waiting", "i4"),             # requests sent there and not in its batch
+    ("running", "i4"),             # requests in its batch
+    ("decoding", "i4"),            # of these, past their prefill
+    ("max_batch", "i4"), ("token_budget", "i4"),
+    ("block_tokens", "i4"), ("total_blocks", "i4"),
+    ("free_blocks", "i4"),         # holding nothing
+    ("cached_blocks", "i4"),       # holding a reusable prefix that nobody uses: evictable
+    ("hit_tokens", "i4"),          # prompt tokens of the request at hand cached here
+    ("sent", "i4"),                # requests ever routed there
+    ("queued_tokens", "i8"),       # prefill tokens still to compute for requests sent there
+    ("waiting_tokens", "i8"),      # context tokens of the waiting requests
+    ("iteration_s", "f8"), ("prefill_token_s", "f8"), ("prefill_token_sq_s", "f8"), ("decode_request_s", "f8"),
+    ("kv_token_s", "f8"), ("prefill_tokens_per_s", "f8"), ("transfer_token_s", "f8"), ("transfer_latency_s", "f8"),
+], align=True)
+
+# what only the engine knows of an instance
+INSTANCE = np.dtype([
+    ("start_ps", "i8"),            # when the iteration in progress began, as last settled
+    ("base_ps", "i8"),             # its cost
+    ("growth_ps", "i8"),           # by how much each further iteration of the leap costs more
+    ("end_ps", "i8"),              # when the phase ends, NEVER_PS when idle
+    ("iteration", "i8"),           # decode iterations completed
+    ("kv_tokens", "i8"),           # context of the decoding requests in the next iteration
+    ("last_decode_ps", "i8"),      # when the decoding requests last received a token
+    ("gap_ps", "i8"),              # extra gap before the first token of this phase (paused decodes)
+    ("nic_free_ps", "i8"), ("busy_ps", "i8"), ("iterations", "i8"), ("prefill_done_tokens", "i8"),
+    ("evicted_blocks", "i8"), ("changed_ps", "i8"),
+    ("waiting_area", "f8"), ("running_area", "f8"),  # request-seconds, for Little's law
+    ("left", "i4"),                # iterations left in the phase, 0 when idle, -1 between two phases
+    ("phase_prefill_tokens", "i4"),
+    ("decodes", "i1"),             # the phase runs the decoding requests
+    ("may_evict", "i1"),           # growth in this leap may evict
+    ("fresh", "i4"),               # decoding requests that wait for their first token here
+    ("queue", "i4"),               # pairing heap of waiting requests
+    ("prefill_head", "i4"), ("prefill_tail", "i4"),
+    ("link_head", "i4"), ("link_tail", "i4"),
+    ("lru_head", "i4"), ("lru_tail", "i4"), ("slot_free", "i4"), ("slots_used", "i4"),
+    ("profile", "i4"),
+    ("private_blocks", "i8"), ("pinned_blocks", "i8"),
+    ("tokens_out", "i8"),
+], align=True)
+
+# cost of an iteration (see timing.iteration_ps)
+PROFILE = np.dtype([
+    ("prefill_token_ps", "i8"), ("prefill_token_sq_fs", "i8"), ("decode_request_ps", "i8"),
+    ("transfer_token_fs", "i8"), ("transfer_latency_ps", "i8"),
+    ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"), ("layers", "i4"),
+], align=True)
+SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
+
+# compressed trie of the trace, in KV blocks of the cluster
+NODE = np.dtype([("parent", "i4"), ("blocks", "i4"), ("start_blocks", "i4")])
+
+# a trie node resident on one instance; what an evict policy may know of it
+SLOT = np.dtype([
+    ("last_used_ps", "i8"), ("first_used_ps", "i8"), ("score", "f8"), ("floor", "f8"),
+    ("node", "i4"), ("blocks", "i4"), ("start_blocks", "i4"), ("uses", "i4"), ("pins", "i4"),
+    ("previous", "i4"), ("next", "i4"),
+], align=True)
+
+CLUSTER = np.dtype([
+    ("now_ps", "i8"), ("cursor", "i8"), ("events", "i8"), ("fault_at", "i8"), ("fault_value", "i8"), ("log_count", "i8"),
+    ("num_requests", "i8"),
+    ("passed", "i4"),              # highest instance whose event at now_ps was handled, -1 if none
+    ("num_instances", "i4"), ("num_prefill", "i4"), ("first_decode", "i4"),
+    ("block_tokens", "i4"), ("num_tiers", "i4"), ("arrived", "i4"), ("gone", "i4"),
+    ("held", "i4"), ("held_count", "i4"),   # pairing heap of the cluster queue
+    ("turns", "i4"),                        # pairing heap of closed-loop arrivals to come
+    ("fault", "i4"), ("seed", "i8"),
+    ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"),
+    ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
+    ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
+], align=True)
+
+EVENT = np.dtype([("time_ps", "i8"), ("request", "i4"), ("instance", "i4"), ("value", "i8"), ("kind", "i1")])
+
+# columns of State.batch[instance, column, slot]
+FINISH_AT, MAX_GAP, RUNNING, LAST_TOKEN = range(4)
+
+# histogram of gaps: 64 bins an octave of int64 ps
+BINS_PER_OCTAVE = 64
+BINS = 64 * BINS_PER_OCTAVE
+
+
+class Policies(NamedTuple):
+    """Compiled policies, one a slot."""
+
+    admit: Any
+    route: Any
+    decode: Any
+    order: Any
+    batch: Any
+    evict: Any
+
+
+class Cache(NamedTuple):
+    """Prefix caches of all instances on the compressed trie."""
+
+    nodes: np.ndarray  # NODE (num_nodes,)                read only
+    slot_of: np.ndarray  # int32 (num_nodes, num_caching)  row of `slots`, -1 where not resident
+    slots: np.ndarray  # SLOT (num_caching, capacity)
+
+
+class Cost(NamedTuple):
+    """Integer cost tables, read only."""
+
+    profiles: np.ndarray  # PROFILE (num_profiles,)
+    segments: np.ndarray  # SEGMENT (num_segments,)
+
+
+class State(NamedTuple):
+    """All that `advance` reads and writes; copying the arrays forks a replay."""
+
+    cluster: np.ndarray  # CLUSTER (1,)
+    requests: np.ndarray  # REQUEST (num_requests,)
+    jobs: np.ndarray  # JOB (num_requests,)
+    views: np.ndarray  # VIEW (num_instances,)
+    prefill_views: np.ndarray  # the part of `views` that admit and route see
+    decode_views: np.ndarray  # the part of `views` that decode sees
+    instances: np.ndarray  # INSTANCE (num_instances,)
+    batch: np.ndarray  # int64 (num_instances, 4, max_batch)
+    growth: np.ndarray  # int32 (num_instances, block_tokens): decoding requests by the residue at which they need a block
+    tiers: np.ndarray  # int32 (num_instances, num_tiers): decoding requests by tier
+    tree: np.ndarray  # int64 (2 * leaves,): next event of every link and instance
+    histogram: np.ndarray  # int64 (num_tiers, BINS): gaps between tokens
+    tunables: np.ndarray  # float64 (6, MAX_TUNABLES), read only
+    log: np.ndarray  # EVENT (capacity,)
+    cache: Cache
+    cost: Cost

@@ -1,0 +1,113 @@
+"""Hand the whole state to compiled code as one pointer.
+
+A NamedTuple of twenty arrays costs seven words an array at every call and minutes to compile. Here the kernel gets a table of
+addresses and shapes instead; `state.jobs` in compiled code makes the array from its row of the table. Interpreted code sees
+the NamedTuple itself: the source is the same.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types as t
+from numba.core import cgutils
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr, models, register_model
+
+from replay.engine import schema
+from replay.engine.schema import State
+
+WORDS = 4  # address and up to three lengths
+# name -> (element type, dimensions), in the order of the table; the parts of `cache` and `cost` stand beside the rest
+ARRAYS: dict[str, tuple[Any, int]] = {
+    "cluster": (schema.CLUSTER, 1), "requests": (schema.REQUEST, 1), "jobs": (schema.JOB, 1), "views": (schema.VIEW, 1),
+    "prefill_views": (schema.VIEW, 1), "decode_views": (schema.VIEW, 1), "instances": (schema.INSTANCE, 1),
+    "batch": (np.dtype("i8"), 3), "growth": (np.dtype("i4"), 2), "tiers": (np.dtype("i4"), 2), "tree": (np.dtype("i8"), 1),
+    "histogram": (np.dtype("i8"), 2), "tunables": (np.dtype("f8"), 2), "log": (schema.EVENT, 1),
+    "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 2),
+    "profiles": (schema.PROFILE, 1), "segments": (schema.SEGMENT, 1),
+}
+
+
+def arrays(state: State) -> list[np.ndarray]:
+    """Return every array of a state in the order of the table."""
+    flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict()}
+    return [flat[name] for name in ARRAYS]
+
+
+def table(state: State) -> np.ndarray:
+    """Return the addresses and lengths of a state's arrays, int64 (arrays * WORDS,); the state must outlive it.
+
+    raises : TypeError if an array has another type, shape or layout than ARRAYS says: compiled code would read nonsense
+    """
+    rows = np.zeros((len(ARRAYS), WORDS), np.int64)
+    for row, (name, (dtype, dimensions)), array in zip(rows, ARRAYS.items(), arrays(state), strict=True):
+        if array.dtype != dtype or array.ndim != dimensions or not array.flags.c_contiguous:
+            raise TypeError(f"state.{name} must be a contiguous {dimensions}-d array of {dtype}, but is {array.dtype} {array.shape}")
+        row[0] = array.ctypes.data
+        row[1 : 1 + dimensions] = array.shape
+    return rows.ravel()
+
+
+class StateType(t.Type):
+    """The Numba type of a state: a pointer to its table."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ReplayState")
+
+
+STATE = StateType()
+register_model(StateType)(models.OpaqueModel)
+
+
+@intrinsic
+def state_at(typingctx, table_type):
+    """Return the state behind a table of addresses (int64 array)."""
+
+    def build(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.bitcast(array.data, cgutils.voidptr_t)
+
+    return STATE(table_type), build
+
+
+def _lower(name: str, place: int, array_type: t.Array) -> None:
+    """Say how compiled code makes the array `name`: from its row of the table, which never changes while the kernel runs."""
+
+    @lower_getattr(StateType, name)
+    def get(context, builder, state_type, state):
+        words = builder.bitcast(state, ir.IntType(64).as_pointer())
+
+        def word(k):
+            loaded = builder.load(builder.gep(words, [ir.IntType(64)(place * WORDS + k)]))
+            loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+            return loaded
+
+        array = context.make_array(array_type)(context, builder)
+        shape = [word(1 + k) for k in range(array_type.ndim)]
+        size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+        strides = [ir.IntType(64)(size)]
+        for length in reversed(shape[1:]):
+            strides.insert(0, builder.mul(strides[0], length))
+        data = builder.inttoptr(word(0), array.data.type)
+        context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=ir.IntType(64)(size), meminfo=None)
+        return array._getvalue()
+
+
+TYPES = {name: t.Array(numba.from_dtype(dtype), dimensions, "C") for name, (dtype, dimensions) in ARRAYS.items()}
+for _place, (_name, _type) in enumerate(TYPES.items()):
+    _lower(_name, _place, _type)
+for _group in ("cache", "cost"):  # in compiled code the groups are the state itself
+    lower_getattr(StateType, _group)(lambda context, builder, state_type, state: state)
+
+
+@infer_getattr
+class StateAttributes(AttributeTemplate):
+    """Types of a state's attributes in compiled code."""
+
+    key = StateType
+
+    def generic_resolve(self, state, name):
+        """Return the type of one attribute."""
+        return STATE if name in ("cache", "cost") else TYPES.get(name)

@@ -1,0 +1,68 @@
+"""What an iteration costs, and how many of them fit into a time: all in integer picoseconds."""
+
+import math
+
+from traces.jit import inlined, kernel
+
+
+@kernel
+def segment_at(segments, first, count, x):
+    """Return the row of the segment that holds x: the last whose start is <= x. O(log count)."""
+    low = first
+    high = first + count - 1
+    while low < high:
+        middle = (low + high + 1) >> 1
+        if segments[middle].start <= x:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@inlined
+def iteration_cost(cost, profile, prefill_tokens, decoding, kv_tokens, squares):
+    """Return (cost of an iteration, its increase per further iteration, iterations until the KV table bends).
+
+    prefill_tokens, decoding, kv_tokens [tokens], squares [tokens^2] as in MODEL.md
+    returns : int64 ps, int64 ps, int
+    """
+    p = cost.profiles[profile]
+    segments = cost.segments
+    tokens = prefill_tokens + decoding
+    s = segment_at(segments, p.token_first, p.token_count, tokens)
+    total = segments[s].base_ps + segments[s].slope_ps * (tokens - segments[s].start)
+    total += p.prefill_token_ps * prefill_tokens + p.decode_request_ps * decoding
+    if squares > 0:
+        total += p.prefill_token_sq_fs * squares // 1000
+    s = segment_at(segments, p.kv_first, p.kv_count, kv_tokens)
+    total += segments[s].base_ps + segments[s].slope_ps * (kv_tokens - segments[s].start)
+    straight = 1 << 30
+    if decoding > 0 and s + 1 < p.kv_first + p.kv_count:
+        straight = (segments[s + 1].start - 1 - kv_tokens) // decoding + 1
+    return total, segments[s].slope_ps * decoding, straight
+
+
+@inlined
+def leap_ps(base_ps, growth_ps, count):
+    """Return how long `count` iterations take: the first base_ps, each next growth_ps more."""
+    return base_ps * count + growth_ps * (count * (count - 1) // 2)
+
+
+@kernel
+def leap_count(base_ps, growth_ps, elapsed_ps):
+    """Return the greatest count of iterations with leap_ps(count) <= elapsed_ps.
+
+    The positive root of the quadratic in floating point, then set right in integers.
+    """
+    if growth_ps == 0:
+        return elapsed_ps // base_ps
+    growth = float(growth_ps)
+    half = base_ps - 0.5 * growth
+    count = int((math.sqrt(max(0.0, half * half + 2.0 * growth * elapsed_ps)) - half) / growth)
+    if count < 0:
+        count = 0
+    while leap_ps(base_ps, growth_ps, count) > elapsed_ps:
+        count -= 1
+    while leap_ps(base_ps, growth_ps, count + 1) <= elapsed_ps:
+        count += 1
+    return count

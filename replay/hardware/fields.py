@@ -1,0 +1,52 @@
+"""Read configuration fields, each refused with one sentence when it is not what it should be."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from replay.errors import ConfigError
+
+LARGEST_INT32 = 2**31 - 1
+
+
+def keys(node: Mapping[str, Any], required: Iterable[str], optional: Iterable[str], place: str) -> None:
+    """Refuse a node with an unknown or a missing key.
+
+    raises : ConfigError with the nearest known key
+    """
+    required, known = tuple(required), (*required, *optional)
+    for key in node:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean {place}.{near[0]}?" if near else f"Known keys: {', '.join(known)}."
+            raise ConfigError(f"{place}.{key} is not a known key. {hint}")
+    missing = [key for key in required if key not in node]
+    if missing:
+        raise ConfigError(f"{place} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.")
+
+
+def number(value: Any, place: str, least: float = 0.0, above: float | None = None, most: float = math.inf) -> float:
+    """Return a finite number within [least, most], or above `above`.
+
+    raises : ConfigError
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{place} must be a number, but is {value!r}.")
+    bound = f"above {above:g}" if above is not None else f"at least {least:g}"
+    bound += "" if most == math.inf else f" and at most {most:g}"
+    low = value <= above if above is not None else value < least
+    if not math.isfinite(value) or low or value > most:
+        raise ConfigError(f"{place} must be finite, {bound}, but is {value!r}.")
+    return float(value)
+
+
+def count(value: Any, place: str, least: int = 1, most: int = LARGEST_INT32) -> int:
+    """Return a whole number within [least, most]; 4.0 counts as 4.
+
+    raises : ConfigError
+    """
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not least <= value <= most:
+        raise ConfigError(f"{place} must be a whole number from {least} to {most}, but is {value!r}.")
+    return int(value)

@@ -1,0 +1,134 @@
+"""Every metric of the glossary, defined once as a Polars expression over the rows of `requests`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from replay.engine.schema import BINS_PER_OCTAVE
+from replay.slo import Slo
+
+PS_PER_S = 1e12
+QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+Value = float | int | str | None
+
+
+# A column, because Polars multiplies by the rounded reciprocal of a single number: 1e11 ps would not be 0.1 s.
+_PS_PER_S = pl.int_range(pl.len()) * 0 + 10**12
+
+
+def _between(end: str, start: str) -> pl.Expr:
+    return (pl.col(end) - pl.col(start)) / _PS_PER_S
+
+
+# Column of `requests` -> its definition from the exact picosecond columns; null where an event did not happen.
+COLUMNS: dict[str, pl.Expr] = {
+    "arrival_s": pl.col("arrival_ps") / _PS_PER_S,
+    "queue_s": _between("scheduled_ps", "arrival_ps"),
+    "ttft_s": _between("first_token_ps", "arrival_ps"),
+    "tpot_s": pl.when(pl.col("output_tokens") > 1).then(
+        _between("finish_ps", "first_token_ps") / (pl.col("output_tokens") - 1)
+    ),
+    "max_itl_s": pl.col("max_itl_ps") / _PS_PER_S,
+    "e2e_s": _between("finish_ps", "arrival_ps"),
+}
+PER_REQUEST = ("ttft_s", "tpot_s", "e2e_s", "queue_s")
+METRICS = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
+
+FINISHED = pl.col("status") == "finished"
+SCHEDULED = pl.col("scheduled_ps").is_not_null()
+# Requests that count in attainment: all but those that an interrupted replay never reached. The later turns of a
+# refused session count too, or refusing would improve the score.
+ARRIVED = pl.col("arrival_ps").is_not_null() | pl.col("status").is_in(["rejected", "failed"])
+
+HIT_RATE = pl.col("hit_tokens").filter(SCHEDULED).sum() / pl.col("prompt_tokens").filter(SCHEDULED).sum()
+SLO_ATTAINMENT = (pl.col("slo_met") & ARRIVED).sum() / ARRIVED.sum()
+_WEIGHT = pl.col("weight").filter(ARRIVED)
+WEIGHTED_ATTAINMENT = (_WEIGHT * pl.col("slo_met").filter(ARRIVED)).sum() / _WEIGHT.sum()
+# Trace time: from the first arrival to the last finish, of all tiers together, so that goodputs of tiers add up.
+SPAN_S = (pl.col("finish_ps").max() - pl.col("arrival_ps").min()) / PS_PER_S
+# Token-weighted mean of every gap of the finished requests, exact.
+ITL_MEAN_S = (
+    (pl.col("finish_ps") - pl.col("first_token_ps")).filter(FINISHED).sum()
+    / (pl.col("output_tokens") - 1).filter(FINISHED).sum()
+    / PS_PER_S
+)
+
+
+def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Mapping[str, Value]) -> dict[str, Value]:
+    """Reduce the rows of a replay to a flat name -> number, overall and with a `<tier>.` prefix.
+
+    requests  : one row a request: the picosecond columns, those of `COLUMNS`, and slo_met
+    histogram : int64 (num_tiers, BINS), gaps between tokens, read only
+    slo       : tiers of the histogram's rows
+    totals    : events [count], kernel_s [s], digest [hex]
+    returns   : keys of DESIGN section 5; None where a metric is undefined (no finished request), never NaN
+    source    : DistServe (Zhong et al., OSDI 2024) for goodput and attainment
+    """
+    weights = {tier.name: tier.weight for tier in slo.tiers}
+    weight = pl.col("tier").replace_strict(weights, default=1.0, return_dtype=pl.Float64)
+    rows = requests.lazy().with_columns(weight=weight)
+    span_s = requests.select(SPAN_S).item()
+    overall = rows.select(**_reductions()).collect().row(0, named=True)
+    tiers = {row["tier"]: row for row in rows.group_by("tier").agg(**_reductions()).collect().to_dicts()}
+    result: dict[str, Value] = {**_section(overall, histogram.sum(axis=0), span_s)}
+    kernel_s = totals["kernel_s"]
+    result |= {"span_s": span_s, "events": totals["events"], "kernel_s": kernel_s, "digest": totals["digest"]}
+    result["requests_per_s"] = requests.height / kernel_s if isinstance(kernel_s, float) and kernel_s > 0 else None
+    for index, name in enumerate(slo.names):
+        section = _section(tiers.get(name, {}), histogram[index], span_s)
+        result |= {f"{name}.{key}": value for key, value in section.items()}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
+
+
+def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:
+    """Return a quantile of the gaps between tokens from their histogram.
+
+    histogram : int64 (BINS,), 64 bins an octave of picoseconds: bin b starts at 2^(b // 64) * (1 + (b % 64) / 64) ps
+    returns   : the lower edge of the bin that holds the gap of rank ceil(quantile * count) [s]: at most the exact
+                quantile, and more than 64/65 of it; None without gaps
+    """
+    counts = np.cumsum(histogram)
+    if counts[-1] == 0:
+        return None
+    index = int(np.searchsorted(counts, max(1, math.ceil(quantile * int(counts[-1])))))
+    octave, step = divmod(index, BINS_PER_OCTAVE)
+    return float(2.0**octave * (1 + step / BINS_PER_OCTAVE) / PS_PER_S)
+
+
+def _reductions() -> dict[str, pl.Expr]:
+    found = {"requests": pl.len(), "arrived": ARRIVED.sum(), "met": (pl.col("slo_met") & ARRIVED).sum()}
+    for status in ("finished", "rejected", "unfinished", "failed"):
+        found[status] = (pl.col("status") == status).sum()
+    found |= {
+        "hit_rate": HIT_RATE,
+        "slo_attainment": SLO_ATTAINMENT,
+        "weighted_attainment": WEIGHTED_ATTAINMENT,
+        "output_tokens": pl.col("generated_tokens").filter(FINISHED).sum(),
+        "preemptions": pl.col("preemptions").sum(),
+        "itl_s_mean": ITL_MEAN_S,
+    }
+    for metric in PER_REQUEST:
+        found[f"{metric}_mean"] = pl.col(metric).mean()
+        for name, quantile in QUANTILES.items():
+            found[f"{metric}_{name}"] = pl.col(metric).quantile(quantile, "linear")
+    return found
+
+
+def _section(row: Mapping[str, Any], gaps: np.ndarray, span_s: float | None) -> dict[str, Value]:
+    """Order one group's numbers as they stand in summary.json; an empty group has zero counts and no metrics."""
+    counts = ("requests", "arrived", "finished", "rejected", "unfinished", "failed", "preemptions")
+    section: dict[str, Value] = {name: row.get(name, 0) for name in counts}
+    section |= {name: row.get(name) for name in ("hit_rate", "slo_attainment", "weighted_attainment")}
+    section["goodput_per_s"] = row.get("met", 0) / span_s if span_s else None
+    section["output_tokens_per_s"] = row.get("output_tokens", 0) / span_s if span_s else None
+    for metric in METRICS:
+        section[f"{metric}_mean"] = row.get(f"{metric}_mean")
+        for name, quantile in QUANTILES.items():
+            if metric == "itl_s":
+                section[f"{metric}_{name}"] = gap_quantile_s(gaps, quantile)
+            else:
+                section[f"{metric}_{name}"] = row.get(f"{metric}_{name}")
+    return section

@@ -1,0 +1,235 @@
+"""Turn a plain function into a policy: its signature says its slot's arguments, its tunables, their ranges and defaults."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+from replay.errors import PolicyError
+
+HOLD = -1  # route: keep the request in the cluster queue
+NEVER = math.inf  # order: never preempt
+
+SLOTS = {
+    "admit": ("request", "instances", "now_ps"),
+    "route": ("request", "instances", "now_ps"),
+    "decode": ("request", "instances", "now_ps"),
+    "order": ("request", "now_ps"),
+    "batch": ("instance", "now_ps"),
+    "evict": ("node", "now_ps"),
+}
+MAX_TUNABLES = 16
+
+
+@dataclass(frozen=True)
+class Span:
+    """A tunable number between low and high; whole numbers if both ends are ints, `log` for the search scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def check(self, value: Any) -> float:
+        """Return the value as a float, or raise PolicyError."""
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high or (whole and value != int(value)):
+            kind = "a whole number" if whole else "a number"
+            raise PolicyError(f"must be {kind} with {self.low} <= value <= {self.high}, but got {value!r}")
+        return float(value)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tunable takes whole numbers only."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """A tunable that takes one of a few numbers or truth values."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)
+
+    def check(self, value: Any) -> float:
+        """Return the value as a float, or raise PolicyError."""
+        if value not in self.values or isinstance(value, bool) != isinstance(self.values[0], bool):
+            raise PolicyError(f"must be one of {', '.join(map(str, self.values))}, but got {value!r}")
+        return float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """One registered policy: a function and what its signature says."""
+
+    slot: str
+    name: str
+    function: Callable[..., Any]
+    tunables: dict[str, Span | Choice]
+    defaults: dict[str, Any]
+    path: Path
+    reads: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def doc(self) -> str:
+        """The docstring, cleaned."""
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def source(self) -> str:
+        """The docstring's source line: where the algorithm comes from."""
+        return next((ln.split(":", 1)[1].strip() for ln in self.doc.splitlines() if ln.strip().startswith("source")), "")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A policy with a value for each tunable."""
+
+    policy: Policy
+    values: dict[str, Any]
+
+    @property
+    def vector(self) -> list[float]:
+        """Tunables in the order of the signature, as floats."""
+        return [self.policy.tunables[name].check(self.values[name]) for name in self.policy.tunables]
+
+
+_registry: dict[str, dict[str, Policy]] = {slot: {} for slot in SLOTS}
+
+
+def policy(slot: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as a policy of a slot; the function itself is returned unchanged.
+
+    slot   : one of SLOTS
+    raises : PolicyError for an unknown slot, a wrong first argument, or a tunable without range or default
+    """
+    if slot not in SLOTS:
+        raise PolicyError(f"slot must be one of {', '.join(SLOTS)}, but got {slot!r}")
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _registry[slot][function.__name__] = _describe(slot, function)
+        return function
+
+    return register
+
+
+def _describe(slot: str, function: Callable[..., Any]) -> Policy:
+    name, context = function.__name__, SLOTS[slot]
+    parameters = list(inspect.signature(function).parameters.values())
+    if tuple(p.name for p in parameters[: len(context)]) != context:
+        raise PolicyError(f"{slot} policy {name!r} must take ({', '.join(context)}, ...) first, "
+                          f"but takes ({', '.join(p.name for p in parameters)})")
+    tunables, defaults = {}, {}
+    for parameter in parameters[len(context):]:
+        if not isinstance(parameter.annotation, Span | Choice) or parameter.default is parameter.empty:
+            raise PolicyError(f"{slot} policy {name!r}: tunable {parameter.name!r} needs a range and a default, "
+                              f"as in {parameter.name}: Span(0.0, 8.0) = 1.0")
+        tunables[parameter.name], defaults[parameter.name] = parameter.annotation, parameter.default
+        try:
+            parameter.annotation.check(parameter.default)
+        except PolicyError as error:
+            raise PolicyError(f"{slot} policy {name!r}: default of {parameter.name!r} {error}") from None
+    if len(tunables) > MAX_TUNABLES:
+        raise PolicyError(f"{slot} policy {name!r} has {len(tunables)} tunables, but at most {MAX_TUNABLES} are allowed")
+    path = Path(function.__code__.co_filename)
+    return Policy(slot, name, function, tunables, defaults, path, frozenset(_names_read(function)))
+
+
+def _names_read(function: Callable[..., Any]) -> set[str]:
+    """Return every attribute and global name in a function and in the plain functions that it calls."""
+    names: set[str] = set()
+    todo: list[Any] = [function]
+    seen: set[int] = set()
+    while todo:
+        current = todo.pop()
+        current = getattr(current, "py_func", current)
+        if not isinstance(current, FunctionType) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        for code in _codes(current.__code__):
+            names.update(code.co_names)
+            todo.extend(current.__globals__.get(name) for name in code.co_names)
+    return names
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    nested = [inner for constant in code.co_consts if isinstance(constant, CodeType) for inner in _codes(constant)]
+    return [code, *nested]
+
+
+def load_all() -> None:
+    """Import every module of the package `policies`; done once."""
+    package = importlib.import_module("policies")
+    for module in pkgutil.walk_packages(package.__path__, "policies."):
+        importlib.import_module(module.name)
+
+
+def load_file(path: str | Path) -> None:
+    """Import a user's file, which registers the policies in it.
+
+    raises : PolicyError if the file is missing, does not run, or registers nothing
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise PolicyError(f"plug-in file must exist, but {path} does not: give its path in plugins=[...]")
+    before = {(slot, name): id(p) for slot, group in _registry.items() for name, p in group.items()}
+    spec = importlib.util.spec_from_file_location(f"kvreplay_plugin_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise PolicyError(f"plug-in must be a Python file, but got {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(f"plug-in {file.name} does not import: {type(error).__name__}: {error}") from error
+    after = {(slot, name): id(p) for slot, group in _registry.items() for name, p in group.items()}
+    if before == after:
+        raise PolicyError(f"plug-in {file.name} registers no policy: decorate a function with @policy(\"route\") or another slot")
+
+
+def registry() -> dict[str, dict[str, Policy]]:
+    """Return slot -> name -> policy, as registered so far."""
+    return _registry
+
+
+def choose(slot: str, name: str, params: Mapping[str, Any] | None = None) -> Chosen:
+    """Return a policy with its tunables set.
+
+    raises : PolicyError naming the closest match for an unknown slot, policy or tunable, or the range broken
+    """
+    if slot not in SLOTS:
+        raise PolicyError(f"policy slot must be one of {', '.join(SLOTS)}, but got {slot!r}{_hint(slot, SLOTS)}")
+    group = _registry[slot]
+    if name not in group:
+        load_all()
+    if name not in group:
+        raise PolicyError(f"{slot} policy must be one of {', '.join(sorted(group))}, but got {name!r}{_hint(name, group)}")
+    found = group[name]
+    values = dict(found.defaults)
+    for key, value in (params or {}).items():
+        if key not in found.tunables:
+            known = ", ".join(found.tunables) or "none"
+            raise PolicyError(f"{slot} policy {name!r} has no tunable {key!r} (it has: {known}){_hint(key, found.tunables)}")
+        try:
+            found.tunables[key].check(value)
+        except PolicyError as error:
+            raise PolicyError(f"policy.{slot}.{key} of {name!r} {error}") from None
+        values[key] = value
+    return Chosen(found, values)
+
+
+def _hint(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f": did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,241 @@
+"""The verb `run`: compose a configuration, replay it, show and keep the result; with -m, compare many."""
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from replay.comparison import Comparison
+from replay.configuration import Settings, offer_policies, sentence, settings
+from replay.errors import ConfigError, KvreplayError
+from replay.hardware.conf import conf_folder
+from replay.table import by_tier, show, totals
+from replay.write import check_writable
+
+if TYPE_CHECKING:
+    from replay.result import Result
+    from replay.session import Session
+    from traces.schema import Trace
+
+EVENTS_A_SLICE = 200_000  # about a tenth of a second: how soon Ctrl-C and the progress bar see the replay
+PROGRESS_AFTER_S = 1.0
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments of `kvreplay run` ask for.
+
+    arguments : Hydra overrides and flags (-m, --cfg job, --help, ...)
+    returns   : exit code: 0, 1 if a run of a multirun failed, 130 after Ctrl-C
+    raises    : KvreplayError for anything a user can mend
+    """
+    offer_policies(arguments)
+    runner = Runner()
+    with tempfile.TemporaryDirectory() as scratch:
+        # Hydra writes multirun.yaml before it has checked the runs; kept apart, a refused sweep leaves no folder.
+        argv = [*arguments, f"hydra.sweep.dir={json.dumps(scratch)}"] if _sweeps(arguments) else list(arguments)
+        try:
+            _hydra(argv, runner.task)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(sentence(error, arguments)) from error
+        except KeyboardInterrupt:
+            runner.interrupted = True
+    return runner.finish()
+
+
+def _sweeps(arguments: Sequence[str]) -> bool:
+    return any(text in ("-m", "--multirun") for text in arguments)
+
+
+def _hydra(argv: Sequence[str], task: Callable[[DictConfig], None]) -> None:
+    """Call Hydra's entry point with these arguments; errors come out as exceptions, not as printed traces."""
+    entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    GlobalHydra.instance().clear()
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["kvreplay run", *argv], "1"
+    try:
+        entry(lambda config: task(config))()
+    finally:
+        GlobalHydra.instance().clear()
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+class Runner:
+    """What the runs of one command share: loaded traces, the sweep's folder and its rows."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.error: Exception | None = None
+        self.comparison: Comparison | None = None
+        self._traces: dict[str, Trace] = {}
+
+    def task(self, node: DictConfig) -> None:
+        """Replay one composed configuration; in a multirun an error becomes a row and the next run goes on."""
+        job = HydraConfig.get()
+        try:
+            if job.mode == RunMode.MULTIRUN:
+                self._one_of_many(node, int(job.job.num), list(job.overrides.task))
+            else:
+                self._run(node, None)
+        except Exception as error:
+            # Handed over rather than raised: Hydra would print its own lines around it.
+            self.error = error
+
+    def finish(self) -> int:
+        """Raise the error of a single run, or close the sweep with its table; return the exit code."""
+        if self.error is not None:
+            raise self.error
+        failed = False
+        if self.comparison is not None:
+            self.comparison.close()
+            failed = self.comparison.failed
+        return INTERRUPTED if self.interrupted else FAILED if failed else OK
+
+    def _one_of_many(self, node: DictConfig, number: int, overrides: list[str]) -> None:
+        if self.comparison is None:
+            self.comparison = Comparison(Path(_resolved(node)["out_dir"]))
+        folder = self.comparison.folder / str(number)
+        try:
+            result = self._run(node, folder)
+        except (KvreplayError, OmegaConfBaseException) as error:
+            text = str(error) if isinstance(error, KvreplayError) else sentence(error, overrides)
+            self.comparison.add(number, folder, overrides, error=text)
+            show(f"run {number} failed: {text}", stderr=True)
+        else:
+            self.comparison.add(number, folder, overrides, result.summary)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _run(self, node: DictConfig, folder: Path | None) -> "Result":
+        config = _resolved(node)
+        checked = settings(config)
+        folder = folder or Path(checked.out_dir)
+        config["out_dir"] = str(folder)
+        check_writable(folder)
+        session = self._session(config, checked)
+        self.interrupted = drive(session)
+        result = _result(session, config)
+        result.save(folder)
+        if self.comparison is None or self.interrupted:
+            _report(result, folder, self.interrupted)
+        else:
+            show(f"run {folder.name}: {totals(result.summary)}", stderr=True)
+        return result
+
+    def _session(self, config: Mapping[str, Any], checked: Settings) -> "Session":
+        from replay.cluster import build_cluster
+        from replay.session import Session
+        from replay.slo import build_slo
+
+        trace = self._trace(config["trace"], checked.seed)
+        cluster = build_cluster(config, trace.block_tokens)
+        slo = build_slo(config["slo"])
+        values = {"slo": slo, "seed": checked.seed, "leap": checked.leap, "events": checked.events}
+        return Session(trace, cluster, checked.policies, **values)
+
+    def _trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
+        """Load or generate a trace once for all runs that ask for the same one."""
+        from traces.synthetic import from_config
+
+        key = json.dumps([node, seed], sort_keys=True, default=str)
+        if key not in self._traces:
+            self._traces = {key: from_config(dict(node), seed)}  # one at a time: a trace can fill the memory
+        return self._traces[key]
+
+
+def drive(session: "Session") -> bool:
+    """Advance a session to its end, showing progress on a terminal once it lasts; return whether Ctrl-C cut it short.
+
+    A first Ctrl-C ends the slice in progress, so that the state is whole; a second one stops at once.
+    """
+    _announce_compilation()
+    started_s = time.monotonic()
+    with _progress() as progress, _first_interrupt() as interrupted:
+        bar = None
+        while not session.advance(EVENTS_A_SLICE):
+            if interrupted.is_set():
+                return True
+            if bar is None and time.monotonic() - started_s > PROGRESS_AFTER_S:
+                progress.start()
+                bar = progress.add_task("replaying", total=len(session.trace))
+            if bar is not None:
+                progress.update(bar, completed=session.gone)
+    return False
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    try:
+        yield progress
+    finally:
+        progress.stop()
+
+
+@contextlib.contextmanager
+def _first_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event that the loop reads; the handler before is back for the second."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _announce_compilation() -> None:
+    try:
+        compiled = importlib.import_module("replay.engine.compile").is_compiled()
+    except ModuleNotFoundError:
+        return
+    if not compiled:
+        show("compiling the event core once for this version (about 30 s); later runs start at once", stderr=True)
+
+
+def _resolved(node: DictConfig) -> dict[str, Any]:
+    container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
+
+
+def _result(session: "Session", config: dict[str, Any]) -> "Result":
+    from replay.result import Result
+
+    return Result.from_session(session, config)
+
+
+def _report(result: "Result", folder: Path, interrupted: bool) -> None:
+    show(by_tier(result.summary), "", totals(result.summary), f"results in {folder}")
+    if interrupted:
+        show("interrupted: what was replayed is kept, the rest is marked unfinished", stderr=True)

@@ -1,0 +1,194 @@
+"""Replay a trace on a cluster under chosen policies: the Python face of the kernel."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replay.engine import adapters, compile, load, schema
+from replay.errors import ConfigError, EngineError, PolicyError
+from replay.hardware import refuse_overflow
+from replay.policy import SLOTS, Chosen, choose
+from replay.slo import Slo, build_slo
+from traces.trie import trie_for
+
+if TYPE_CHECKING:
+    from replay.cluster import Cluster
+    from replay.result import Result
+    from traces import Trace
+
+DEFAULTS = {"admit": "always", "route": "least_loaded", "decode": "least_kv", "order": "fcfs", "batch": "chunked", "evict": "lru"}
+SLICE_EVENTS = 1_000_000
+
+
+def replay(trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, **options: Any) -> "Result":
+    """Replay a trace to its end.
+
+    trace    : Trace
+    cluster  : Cluster, or the name of a preset of conf/cluster
+    policies : slot -> name, {"name": ..., tunable: value} or Chosen; the rest by DEFAULTS
+    options  : slo, seed, leap, events, predictions, as in `Session`
+    returns  : Result
+    raises   : ConfigError, PolicyError, TraceError; EngineError if a law of the model is broken
+    """
+    session = Session(trace, cluster, policies, **options)
+    while not session.advance(SLICE_EVENTS):
+        pass
+    return session.result()
+
+
+class Session:
+    """A replay in progress: advance it in slices, look at it, fork it.
+
+    state    : engine State; kernel_s: seconds spent in compiled code; log: drained EVENT arrays when events are on
+    """
+
+    def __init__(self, trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, *,
+                 slo: "Slo | Mapping[str, Any] | str | None" = None, seed: int = 0, leap: bool = True,
+                 events: bool = False, predictions: np.ndarray | None = None) -> None:
+        """Prepare a replay; arguments as `replay`.
+
+        slo         : Slo, a node of conf/slo, a name, or None for one tier without targets
+        leap        : False steps every iteration; the results are the same bytes
+        predictions : expected output tokens, int (requests,), -1 unknown
+        """
+        self.trace, self.cluster = trace, _cluster(cluster, trace)
+        _refuse_overflow(self.cluster, trace)
+        self.slo = slo if isinstance(slo, Slo) else build_slo(slo)
+        self.policies = _chosen(policies or {})
+        self.events, self.log, self.kernel_s, self.done = events, [], 0.0, False
+        self._functions = [adapters.adapter(self.policies[slot]) for slot in SLOTS]
+        options = {"seed": int(seed), "leap": leap, "events": events, "predictions": predictions, "trie": _trie(trace)}
+        self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
+
+    @property
+    def gone(self) -> int:
+        """Requests that have reached their end."""
+        return int(self.state.cluster["gone"][0])
+
+    @property
+    def now_s(self) -> float:
+        """Replayed time in seconds."""
+        return float(self.state.cluster["now_ps"][0]) * 1e-12
+
+    def advance(self, max_events: int) -> bool:
+        """Run at most so many events; returns True at the end of the replay.
+
+        raises : PolicyError if a policy raised or answered nonsense; EngineError if a law of the model is broken
+        """
+        if self.done:
+            return True
+        compile.load()
+        before, started = int(self.state.cluster["events"][0]), time.perf_counter()
+        try:
+            code = compile.run(self.state, self._functions, max_events)
+        except Exception as error:
+            raise self._raised(error) from error
+        self.kernel_s += time.perf_counter() - started
+        if self.events:
+            self._drain_log(stuck=int(self.state.cluster["events"][0]) == before and code == schema.PAUSED)
+        if code == schema.FAULT:
+            raise self._fault()
+        self.done = code == schema.DONE
+        if self.done:
+            from replay.laws import check
+
+            check(self.state)
+        return self.done
+
+    def result(self) -> "Result":
+        """Return what was replayed so far; what is still under way is `unfinished`."""
+        from replay.result import Result
+
+        return Result.from_session(self)
+
+    def fork(self, policies: Mapping[str, Any] | None = None) -> "Session":
+        """Return a copy that goes on alone, under other policies where given."""
+        other = object.__new__(Session)
+        other.__dict__.update(self.__dict__)
+        other.state, other.log = load.copy(self.state), list(self.log)
+        if policies:
+            other.policies = {**self.policies, **{slot: _choose(slot, spec) for slot, spec in policies.items()}}
+            other._functions = [adapters.adapter(other.policies[slot]) for slot in SLOTS]
+            load.set_policies(other.state, other.policies)
+        return other
+
+    def _drain_log(self, stuck: bool) -> None:
+        count = int(self.state.cluster["log_count"][0])
+        self.log.append(np.asarray(self.state.log[:count]).copy())
+        self.state.cluster["log_count"][0] = 0
+        if stuck:  # one event may need more room than there is: give it twice as much
+            self.state = self.state._replace(log=np.zeros(2 * len(self.state.log), schema.EVENT).view(type(self.state.log)))
+
+    def _raised(self, error: Exception) -> Exception:
+        names = ", ".join(f"{slot}={chosen.policy.name}" for slot, chosen in self.policies.items())
+        return PolicyError(f"a policy raised {type(error).__name__}: {error} at {self.now_s:.6f} s (policies: {names}). "
+                           f"Run it interpreted to see where: NUMBA_DISABLE_JIT=1.")
+
+    def _fault(self) -> Exception:
+        row = self.state.cluster[0]
+        code, at, value = int(row["fault"]), int(row["fault_at"]), int(row["fault_value"])
+        names = {slot: chosen.policy.name for slot, chosen in self.policies.items()}
+        prefills, decodes = len(self.state.prefill_views), len(self.state.decode_views)
+        sentences = {
+            schema.BAD_ROUTE: f"route policy '{names['route']}' returned instance {value} for request {at}, but the cluster "
+                              f"has prefill-capable instances 0..{prefills - 1} (or HOLD = -1).",
+            schema.BAD_SOURCE: f"route policy '{names['route']}' returned source {value} for request {at}, but a prefix can be "
+                               f"fetched from instances 0..{prefills - 1} only (or -1 for no fetch).",
+            schema.BAD_DECODE: f"decode policy '{names['decode']}' returned instance {value} for request {at}, but the cluster "
+                               f"has decode-capable instances 0..{decodes - 1}.",
+            schema.BAD_ORDER: f"order policy '{names['order']}' returned NaN for request {at}, but a key must be a number.",
+            schema.BAD_BATCH: f"batch policy '{names['batch']}' returned {value} prefill tokens for instance {at}, but at least "
+                              f"0 are needed.",
+            schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a number.",
+        }
+        if code in sentences:
+            return PolicyError(sentences[code])
+        if code == schema.TIME_RANGE:
+            return ConfigError(f"replayed time must stay under {float(schema.MAX_TIME_PS) * 1e-12 / 86400:.0f} days, but instance {at} "
+                               f"would pass it after {self.now_s:.0f} s. Use a shorter trace or a faster cluster.")
+        return EngineError(f"the kernel stopped with fault {code} at {at} (value {value}) after {self.now_s:.6f} s: this is a bug.")
+
+
+def _cluster(spec: "Cluster | str", trace: "Trace") -> "Cluster":
+    from replay.cluster import Cluster, cluster
+
+    if isinstance(spec, Cluster):
+        block_tokens = trace.block_tokens
+        if block_tokens and spec.prefix_cache and block_tokens % spec.block_tokens:
+            raise ConfigError(f"the trace's blocks must be a multiple of the cluster's, but {trace.name} has {block_tokens} tokens "
+                              f"a block and the cluster {spec.block_tokens}. Build the cluster with trace_block_tokens={block_tokens}.")
+        return spec
+    return cluster(spec, trace_block_tokens=trace.block_tokens)
+
+
+def _refuse_overflow(cluster: "Cluster", trace: "Trace") -> None:
+    longest = int((trace.column("prompt_tokens").astype(np.int64) + trace.column("output_tokens")).max())
+    for instance in {id(i.profile): i for i in cluster.instances}.values():
+        refuse_overflow(instance.profile, instance.token_budget, instance.max_batch, longest)
+
+
+def _trie(trace: "Trace") -> Any:
+    """Return the trace's compressed trie, built once per trace object."""
+    found = trace.__dict__.get("_trie")
+    if found is None:
+        found = trie_for(trace, getattr(trace, "sidecar", None))
+        object.__setattr__(trace, "_trie", found)
+    return found
+
+
+def _chosen(policies: Mapping[str, Any]) -> dict[str, Chosen]:
+    unknown = [slot for slot in policies if slot not in SLOTS]
+    if unknown:
+        raise PolicyError(f"policy slot must be one of {', '.join(SLOTS)}, but got {unknown[0]!r}")
+    return {slot: _choose(slot, policies.get(slot, DEFAULTS[slot])) for slot in SLOTS}
+
+
+def _choose(slot: str, spec: Any) -> Chosen:
+    if isinstance(spec, Chosen):
+        return spec
+    if isinstance(spec, str):
+        return choose(slot, spec)
+    params = dict(spec)
+    return choose(slot, params.pop("name"), params)

@@ -1,0 +1,130 @@
+"""Show results in a terminal: the metrics of one run by tier, and the comparison of many."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from replay.metrics import Value
+
+PIPED_WIDTH = 100
+LOWER, HIGHER = -1, 1
+# heading, key of the summary, factor of the unit shown
+COLUMNS = (
+    ("TTFT s\np50", "ttft_s_p50", 1),
+    ("\np99", "ttft_s_p99", 1),
+    ("TPOT ms\np50", "tpot_s_p50", 1e3),
+    ("\np99", "tpot_s_p99", 1e3),
+    ("ITL ms\np50", "itl_s_p50", 1e3),
+    ("\np99", "itl_s_p99", 1e3),
+    ("E2E s\np50", "e2e_s_p50", 1),
+    ("\np99", "e2e_s_p99", 1),
+    ("queue s\np99", "queue_s_p99", 1),
+    ("hit\nrate", "hit_rate", 1),
+    ("SLO\nmet", "slo_attainment", 1),
+    ("goodput\n/s", "goodput_per_s", 1),
+)
+# heading, key of the summary, which way is better, factor of the unit shown
+COMPARED = (
+    ("TTFT s\np50", "ttft_s_p50", LOWER, 1),
+    ("\np99", "ttft_s_p99", LOWER, 1),
+    ("TPOT ms\np50", "tpot_s_p50", LOWER, 1e3),
+    ("ITL ms\np99", "itl_s_p99", LOWER, 1e3),
+    ("E2E s\np99", "e2e_s_p99", LOWER, 1),
+    ("hit\nrate", "hit_rate", HIGHER, 1),
+    ("SLO\nmet", "slo_attainment", HIGHER, 1),
+    ("goodput\n/s", "goodput_per_s", HIGHER, 1),
+)
+
+
+def number(value: Any, factor: float = 1) -> str:
+    """Write a number with about three significant digits; a dash for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    scaled = value * factor
+    if scaled == 0 or abs(scaled) >= 100:
+        return f"{scaled:,.0f}"
+    if abs(scaled) >= 10:
+        return f"{scaled:.1f}"
+    return f"{scaled:.3f}" if abs(scaled) >= 0.01 else f"{scaled:.2g}"
+
+
+def by_tier(summary: Mapping[str, Value]) -> Table:
+    """Make the table of one run: a row for all requests, then one for each tier.
+
+    summary : as `replay.metrics.summary` returns
+    """
+    table = _table()
+    table.add_column("tier", no_wrap=True)
+    table.add_column("requests", justify="right", no_wrap=True)
+    for heading, _, _ in COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    tiers = [key.removesuffix(".requests") for key in summary if key.endswith(".requests")]
+    for label, prefix in [("all", ""), *((tier, f"{tier}.") for tier in tiers if len(tiers) > 1)]:
+        cells = [number(summary[prefix + key], factor) for _, key, factor in COLUMNS]
+        table.add_row(label, f"{summary[prefix + 'requests']:,}", *cells)
+    return table
+
+
+def totals(summary: Mapping[str, Value]) -> str:
+    """Say in one line what became of the requests and how fast the replay was."""
+    counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]
+    speed = summary["requests_per_s"]
+    pace = f"{speed:,.0f} requests/s" if isinstance(speed, float) else "no time measured"
+    took = f"{summary['events']:,} events in {number(summary['kernel_s'])} s of kernel time ({pace})"
+    return f"{summary['requests']:,} requests: {', '.join(counts) or 'none arrived'}; {took}"
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) -> Table:
+    """Make the table of a multirun: what varied, then the key metrics, the best of each in bold.
+
+    rows    : one a run: "run", the columns that `varying` names, and the keys of a summary, None for a failed run
+    varying : override that differs between the runs -> its column in the rows
+    """
+    table = _table()
+    table.add_column("run", justify="right", no_wrap=True)
+    for name in varying:
+        table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
+    for heading, *_ in COMPARED:
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = {key: _best([row.get(key) for row in rows], way) for _, key, way, _ in COMPARED}
+    for row in rows:
+        cells = []
+        for _, key, _, factor in COMPARED:
+            value = row.get(key)
+            cells.append(Text(number(value, factor), "bold" if value is not None and value == best[key] else ""))
+        names = [Text(str(row[name] or "-")) for name in varying.values()]
+        table.add_row(str(row["run"]), *names, *cells)
+    return table
+
+
+def show(*parts: RenderableType, stderr: bool = False) -> None:
+    """Print to the terminal; a table keeps its full width, so that a pipe or a narrow window never loses a digit."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    width = console.width if console.is_terminal else max(PIPED_WIDTH, shutil.get_terminal_size((0, 0)).columns)
+    wide = Console(stderr=stderr, highlight=False, width=10_000)
+    for part in parts:
+        if isinstance(part, Table):
+            width = max(width, Measurement.get(wide, wide.options, part).maximum)
+    console.width = width
+    for part in parts:
+        console.print(part, soft_wrap=not isinstance(part, Table), markup=False)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def _best(values: Sequence[Any], way: int) -> Any:
+    """Return the best value, None where the runs do not differ: bold would mean nothing."""
+    known = [value for value in values if value is not None]
+    if len(set(known)) < 2:
+        return None
+    return max(known) if way == HIGHER else min(known)

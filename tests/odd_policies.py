@@ -1,0 +1,123 @@
+"""Policies that no sane user would write, to reach corners of the model that the built-in ones leave alone.
+
+They are in the registry only within `registered()`, so that tests over the registry see what users see.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from replay.engine.draws import uniform
+from replay.policy import HOLD, NEVER, Choice, Policy, Span, policy, registry
+
+
+def odd_admit(request, instances, now_ps, share: Span(0.0, 1.0) = 0.8):
+    """Admit by lot, but always what is cached somewhere.
+
+    source : own
+    """
+    for i in range(len(instances)):
+        if instances[i].hit_tokens > 0:
+            return True
+    return uniform(request.random_key, 7) < share
+
+
+def odd_route(request, instances, now_ps, most_waiting: Span(1, 64) = 2):
+    """Draw an instance and a source; hold while it has a queue or no free block.
+
+    source : own
+    """
+    count = len(instances)
+    i = int(uniform(request.random_key, 3) * count)
+    if instances[i].waiting >= most_waiting or (instances[i].free_blocks == 0 and instances[i].running > 0):
+        return HOLD, -1
+    return i, int(uniform(request.random_key, 4) * (count + 1)) - 1
+
+
+def odd_decode(request, instances, now_ps):
+    """Draw an instance, but mind the blocks and the tokens in the queues.
+
+    source : own
+    """
+    i = int(uniform(request.random_key, 5) * len(instances))
+    j = len(instances) - 1 - i
+    a = instances[i].cached_blocks + instances[i].free_blocks - instances[i].queued_tokens
+    b = instances[j].cached_blocks + instances[j].free_blocks - instances[j].queued_tokens
+    return j if b > a else i
+
+
+def odd_order(request, now_ps, levels: Span(1, 8) = 3, margin: Span(0.0, 4.0) = 0.5):
+    """Draw one of a few levels, lower with every token generated; preempt across a margin.
+
+    source : own
+    """
+    return int(uniform(request.random_key, 6) * levels) - 0.25 * request.generated_tokens, margin
+
+
+def odd_equal(request, now_ps):
+    """Hold every request equal: rows decide.
+
+    source : own
+    """
+    return 0.0, 0.0
+
+
+def odd_last(request, now_ps):
+    """Serve the last to be queued first, and never preempt by order: two requests would do so to each other for ever.
+
+    source : own
+    """
+    return -float(now_ps), NEVER
+
+
+def odd_batch(instance, now_ps, part: Span(1, 64) = 5, whole: Choice(False, True) = False):
+    """Pause decodes on some iterations, by the state of the queue and the memory.
+
+    source : own
+    """
+    decode = (instance.waiting + instance.decoding + instance.free_blocks) % 3 != 0
+    return part, decode, whole and instance.running % 2 == 0
+
+
+def odd_evict(node, now_ps):
+    """Keep what was used often; then what is deep and short.
+
+    source : own
+    """
+    return node.uses - 0.125 * node.blocks + 0.0625 * node.start_blocks
+
+
+def odd_young(node, now_ps):
+    """Evict what came first in the cache, whatever its use.
+
+    source : first in, first out
+    """
+    return node.first_used_ps * 1e-12
+
+
+SLOT_OF = {
+    odd_admit: "admit",
+    odd_route: "route",
+    odd_decode: "decode",
+    odd_order: "order",
+    odd_equal: "order",
+    odd_last: "order",
+    odd_batch: "batch",
+    odd_evict: "evict",
+    odd_young: "evict",
+}
+_made: list[Policy] = []
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Have the odd policies in the registry for a while, the same objects each time."""
+    for function, slot in SLOT_OF.items() if not _made else ():
+        policy(slot)(function)
+        _made.append(registry()[slot][function.__name__])
+    for made in _made:
+        registry()[made.slot][made.name] = made
+    try:
+        yield
+    finally:
+        for made in _made:
+            registry()[made.slot].pop(made.name, None)

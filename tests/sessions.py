@@ -1,0 +1,55 @@
+"""Run the engine on a scenario, and put its result into the form of the twin's."""
+
+from typing import Any
+
+import numpy as np
+
+from replay.result import DIGESTED, Result
+from replay.session import Session
+from tests.scenarios import TIERS, Scenario
+
+SLO = {"tiers": {name: {} for name in TIERS}, "default": TIERS[0]}
+SLICES = (1, 7, 10_000)
+
+
+def session_of(scenario: Scenario, **options: Any) -> Session:
+    """Open a session of the engine on a scenario.
+
+    options : leap, events
+    """
+    return Session(scenario.trace, scenario.cluster, scenario.policies, slo=SLO, seed=scenario.seed, **options)
+
+
+def finished(session: Session, slice_events: int = 10_000) -> Session:
+    """Advance a session to its end in slices."""
+    while not session.advance(slice_events):
+        pass
+    return session
+
+
+def engine_run(scenario: Scenario, slice_events: int = 10_000, **options: Any) -> Result:
+    """Replay a scenario with the engine."""
+    return finished(session_of(scenario, **options), slice_events).result()
+
+
+def engine_rows(scenario: Scenario, **options: Any) -> dict[str, list]:
+    """Replay a scenario with the engine; returns lists as `tests.twin.run` does, with -1 for what did not happen."""
+    session = finished(session_of(scenario, **options))
+    requests = session.result().requests
+    rows = {name: requests[name].to_list() for name in DIGESTED}
+    rows = {name: [-1 if value is None else value for value in values] for name, values in rows.items()}
+    rows["bins"] = [np.flatnonzero(tier).tolist() for tier in session.state.histogram]
+    rows["counts"] = [tier[tier > 0].tolist() for tier in session.state.histogram]
+    rows["events"] = [int(session.state.cluster["events"][0])]
+    return rows
+
+
+def binned(gaps: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the histogram bins of exact gaps by tier, and their counts: bin 64 e + m starts at 2^e (1 + m / 64)."""
+    bins, counts = [], []
+    for tier in gaps:
+        found = [64 * (gap.bit_length() - 1) + ((gap << 6) >> (gap.bit_length() - 1)) - 64 for gap in tier]
+        where, count = np.unique(np.array(found, np.int64), return_counts=True)
+        bins.append(where.tolist())
+        counts.append(count.tolist())
+    return bins, counts

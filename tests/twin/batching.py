@@ -1,0 +1,190 @@
+"""One iteration of an instance in the twin: who runs, who is preempted, who is admitted, what they get done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.twin.plain import Request, Server
+
+if TYPE_CHECKING:
+    from tests.twin.model import Twin
+
+
+def room(server: Server) -> int:
+    """Return the blocks that can be had: free, or cached without a user."""
+    return server.blocks.free_blocks + server.blocks.cached_blocks
+
+
+def make_room(twin: Twin, server: Server) -> bool:
+    """Preempt the worst until the decoding requests can grow; True if anybody had to go."""
+    pressed = False
+    while server.growth() > room(server):
+        preempt(twin, server, server.worst)
+        pressed = True
+    return pressed
+
+
+def preempt_by_order(twin: Twin, server: Server, left: int) -> None:
+    """Let the head of the queue take the place of a running request that it outranks by more than its margin."""
+    while (head := server.head) is not None:
+        wants = head.handed_off or left > 0
+        blocked = len(server.running) >= server.max_batch or not server.fits(head)
+        worst = server.worst
+        if not (wants and blocked and worst is not None and head.key < worst.key - head.margin):
+            return
+        preempt(twin, server, worst)
+
+
+def preempt(twin: Twin, server: Server, request: Request | None) -> None:
+    """Send a running request back to the queue, its KV lost."""
+    assert request is not None, "no request left to preempt"
+    (server.decoding if request in server.decoding else server.prefilling).remove(request)
+    twin.release(request, server)
+    request.handed_off = False
+    request.preemptions += 1
+    request.prefilled = 0
+    request.prefill_left = 0
+    server.waiting += 1
+    server.waiting_tokens += request.context
+    server.queued_tokens += request.context - request.charged
+    request.charged = request.context
+    twin.rank(request)
+    server.queue.append(request)
+
+
+def admit_waiting(twin: Twin, server: Server, tokens: int, whole: bool, pressed: bool) -> bool:
+    """Share the iteration's tokens among running prefills and then waiting requests; True if one was admitted."""
+    left, given = tokens, 0
+    for request in server.prefilling:
+        chunk = chunk_of(request.prefill_left, left, given, whole)
+        if chunk == 0:
+            break
+        request.chunk = (request.prefilled, request.prefilled + chunk)
+        left, given = max(0, left - chunk), given + chunk
+    admitted = False
+    while not pressed and (head := server.head) is not None and len(server.running) < server.max_batch:
+        if not head.handed_off:
+            if left <= 0:
+                break
+            length = head.context - admission_hit(head, server)
+            if whole and given and length > left:
+                break
+        if not server.fits(head):
+            break
+        admit(twin, server, head)
+        admitted = True
+        if not head.handed_off:
+            chunk = chunk_of(head.prefill_left, left, given, whole)
+            head.chunk = (head.prefilled, head.prefilled + chunk)
+            left, given = max(0, left - chunk), given + chunk
+    return admitted
+
+
+def chunk_of(wanted: int, left: int, given: int, whole: bool) -> int:
+    """Return the tokens that a prefill gets in this iteration."""
+    if whole:
+        return wanted if given == 0 or wanted <= left else 0
+    return min(left, wanted)
+
+
+def admission_hit(request: Request, server: Server) -> int:
+    """Return the tokens that a waiting request need not compute if admitted now."""
+    blocks = sum(len(resident.blocks) for resident in server.blocks.path(request.chain))
+    return min(blocks * server.block_tokens, (request.context - 1) // server.block_tokens * server.block_tokens)
+
+
+def admit(twin: Twin, server: Server, request: Request) -> None:
+    """Move a waiting request into the batch with its blocks."""
+    server.queue.remove(request)
+    needed, _ = server.needs(request)
+    hit = 0
+    if request.handed_off:
+        server.decoding.append(request)
+    else:
+        hit = admission_hit(request, server)
+        path = server.blocks.path(request.chain)
+        server.blocks.pin(path)
+        request.held_runs = len(path)
+        request.blocks_reused = sum(len(resident.blocks) for resident in path)
+        request.prefilled = hit
+        request.prefill_left = request.context - hit
+        server.prefilling.append(request)
+    server.blocks.take(needed)
+    request.private_blocks = needed
+    server.waiting -= 1
+    server.waiting_tokens -= request.context
+    server.queued_tokens += request.prefill_left - request.charged
+    request.charged = request.prefill_left
+    if request.scheduled_ps < 0:
+        request.scheduled_ps = twin.now
+        request.hit_tokens = hit
+
+
+def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
+    """Begin an iteration with what was given out, unless there is nothing to do."""
+    chunks = [request.chunk for request in server.prefilling if request.chunk is not None]
+    tokens = sum(end - start for start, end in chunks)
+    if tokens == 0 and not server.decoding:
+        server.end_ps = None
+        return
+    server.decodes_run = list(server.decoding) if decode or tokens == 0 else []
+    for request in server.decodes_run:
+        if (request.context - 1) % server.block_tokens == 0:
+            server.blocks.take(1)
+            request.private_blocks += 1
+    quadratic = sum(end * end - start * start for start, end in chunks)
+    context = sum(request.context for request in server.decodes_run)
+    cost_ps = server.cost_ps(tokens, len(server.decodes_run), context, quadratic)
+    assert cost_ps >= 1, "an iteration must last"
+    server.end_ps = twin.now + cost_ps
+
+
+def end_iteration_tokens(twin: Twin, server: Server) -> bool:
+    """Hand out the tokens of the iteration that ends now; True if a request left the batch."""
+    ran, server.decodes_run = server.decodes_run, []
+    for request in ran:
+        twin.token(request)
+    done = sorted((request for request in ran if request.generated == request.output_tokens), key=lambda r: r.row)
+    for request in done:
+        server.decoding.remove(request)
+        twin.finish(request, server)
+    left = bool(done)
+    for request in [request for request in server.prefilling if request.chunk is not None]:
+        assert request.chunk is not None
+        start, end = request.chunk
+        request.chunk = None
+        server.queued_tokens -= end - start
+        request.charged -= end - start
+        request.prefill_left -= end - start
+        request.prefilled = end
+        if request.prefill_left == 0:
+            left |= complete_prefill(twin, server, request)
+    return left
+
+
+def complete_prefill(twin: Twin, server: Server, request: Request) -> bool:
+    """Publish a prompt and give its next token; True if the request leaves the batch."""
+    server.prefilling.remove(request)
+    publish(twin, server, request)
+    twin.token(request)
+    if request.generated == request.output_tokens:
+        twin.finish(request, server)
+        return True
+    if server.role == "prefill":
+        twin.hand_off(request, server)
+        return True
+    request.decode_instance = server.index
+    server.decoding.append(request)
+    return False
+
+
+def publish(twin: Twin, server: Server, request: Request) -> None:
+    """Make a prompt's blocks reusable; a copy of what another request published meanwhile becomes free."""
+    if not server.blocks.enabled:
+        return
+    prompt_blocks = sum(len(run.blocks) for run in request.chain)
+    copied = prompt_blocks - request.blocks_reused
+    moved = server.blocks.publish(request.chain, request.held_runs, twin.now)
+    request.held_runs = len(request.chain)
+    request.private_blocks -= copied
+    server.blocks.give_back(copied - moved)

@@ -1,0 +1,335 @@
+"""The twin's events: arrivals, deliveries and ends of iterations, taken one by one as MODEL.md orders them."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from replay.cluster import Cluster
+from replay.engine import draws
+from replay.hardware.units import ps
+from replay.policy import HOLD, Chosen
+from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
+from tests.twin.plain import Request, Server, ceil_div
+from tests.twin.prefixes import chains
+from traces.schema import LABELS, Trace
+
+ARRIVAL, DELIVERY, ITERATION = range(3)
+FIELDS = (
+    "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "status", "prefill_instance",
+    "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
+)  # fmt: skip
+
+
+def run(
+    trace: Trace,
+    cluster: Cluster,
+    policies: Mapping[str, Chosen],
+    seed: int = 0,
+    tiers: Sequence[str] = (),
+    predictions: Sequence[int] | None = None,
+) -> dict[str, list]:
+    """Replay a trace naively.
+
+    policies    : slot -> Chosen, all six slots
+    tiers       : tier labels by urgency; empty gives every request tier 0
+    predictions : predicted output tokens by row
+    returns     : the fields of requests.parquet in ps, lists in trace order; `gaps` by tier, sorted; `events`
+    """
+    twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predictions), policies, max(1, len(tiers)))
+    while twin.step():
+        twin.check()
+    return twin.results()
+
+
+def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str], predictions: Any) -> list[Request]:
+    """Read a trace into plain objects."""
+    rows = range(len(trace))
+    keys = draws.request_keys(seed, len(trace))
+    prefixes = chains(trace, cluster.block_tokens)
+    closed = "parent" in trace
+    parents = trace.column("parent").tolist() if closed else [-1 for _ in rows]
+    think = trace.column("think_s").tolist() if closed else [0.0 for _ in rows]
+    tier = [tiers.index(label) for label in trace.column("tier")] if tiers and "tier" in trace else [0 for _ in rows]
+    codes = {name: trace.codes(name).tolist() if name in trace else [-1 for _ in rows] for name in LABELS}
+    arrivals, prompts, outputs = (trace.column(name).tolist() for name in ("arrival_s", "prompt_tokens", "output_tokens"))
+    return [
+        Request(
+            row=row,
+            prompt_tokens=prompts[row],
+            output_tokens=outputs[row],
+            arrival_ps=ps(arrivals[row]) if parents[row] < 0 else -1,
+            random_key=np.uint64(keys[row]),
+            predicted_tokens=-1 if predictions is None else int(predictions[row]),
+            tier=tier[row],
+            tenant=codes["tenant"][row],
+            session=codes["session"][row],
+            kind=codes["kind"][row],
+            parent=parents[row],
+            think_ps=ps(think[row]),
+            chain=prefixes[row],
+        )
+        for row in rows
+    ]
+
+
+def plain(chosen: Chosen) -> partial:
+    """Return a policy as a plain Python function of its slot's arguments, with plain random draws."""
+    function = chosen.policy.function
+    names = {**function.__globals__, "uniform": plain_uniform}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    return partial(copy, **chosen.values)
+
+
+def plain_uniform(key: int, stream: int) -> float:
+    """Return the draw of `replay.engine.draws.uniform`, from unbounded integers."""
+    return (draws.mix(int(key) ^ draws.mix(int(stream))) >> 11) * 2.0**-53
+
+
+class Twin:
+    """A cluster and its clock."""
+
+    def __init__(
+        self, cluster: Cluster, requests: list[Request], policies: Mapping[str, Chosen], num_tiers: int
+    ) -> None:
+        self.policies = {slot: plain(chosen) for slot, chosen in policies.items()}
+        self.reads_hits = any("hit_tokens" in policies[slot].policy.reads for slot in ("route", "admit"))
+        self.requests = requests
+        self.servers = [
+            Server(index, instance, self.policies["evict"], cluster.prefix_cache)
+            for index, instance in enumerate(cluster.instances)
+        ]
+        self.prefillers = [server for server in self.servers if server.role != "decode"]
+        self.decoders = [server for server in self.servers if server.role != "prefill"]
+        self.layers = cluster.layers if cluster.layerwise else None
+        self.now = 0
+        self.arrivals = [(request.arrival_ps, request.row) for request in requests if request.parent < 0]
+        self.arrived = 0
+        self.held: list[Request] = []
+        self.gaps: list[list[int]] = [[] for _ in range(num_tiers)]
+        self.events = 0
+
+    def step(self) -> bool:
+        """Handle the next event; False when there is none."""
+        events = [(time, ARRIVAL, row) for time, row in self.arrivals]
+        for server in self.servers:
+            if server.link.deliveries:
+                events.append((server.link.deliveries[0][0], DELIVERY, server.index))
+            if server.end_ps is not None:
+                events.append((server.end_ps, ITERATION, server.index))
+        if not events:
+            return False
+        time, kind, index = min(events)
+        assert time >= self.now, "time ran back"
+        self.now = time
+        self.events += 1
+        if kind == ARRIVAL:
+            self.arrivals.remove((time, index))
+            self.arrive(self.requests[index])
+        elif kind == DELIVERY:
+            self.deliver(self.servers[index])
+        else:
+            self.end_iteration(self.servers[index])
+        return True
+
+    # arrivals and routing
+
+    def arrive(self, request: Request) -> None:
+        """Take a request in: reject, hold or dispatch it."""
+        request.arrival_ps = self.now
+        request.sequence = self.arrived
+        self.arrived += 1
+        if not self.policies["admit"](request.seen(), self.views_for(request), self.now):
+            self.end(request, "rejected")
+        elif self.held:
+            self.hold(request)
+            self.drain()
+        elif not self.route(request):
+            self.hold(request)
+
+    def views_for(self, request: Request) -> list:
+        """Return the prefill-capable instances as a router sees them."""
+        return [server.seen(server.hit(request)) for server in self.prefillers]
+
+    def rank(self, request: Request) -> None:
+        """Ask the order policy where a request stands."""
+        key, margin = self.policies["order"](request.seen(), self.now)
+        request.key, request.margin = float(key), float(margin)
+
+    def hold(self, request: Request) -> None:
+        """Put a request into the cluster queue."""
+        self.rank(request)
+        self.held.append(request)
+
+    def drain(self) -> None:
+        """Route held requests, best first, until one has to stay."""
+        while self.held:
+            head = min(self.held, key=lambda request: request.place)
+            if not self.route(head):
+                return
+
+    def route(self, request: Request) -> bool:
+        """Ask the router; dispatch the request and return True, or return False on HOLD."""
+        answer = self.policies["route"](request.seen(), self.views_for(request), self.now)
+        index, source = answer if isinstance(answer, tuple) else (answer, -1)
+        if index == HOLD:
+            return False
+        if request in self.held:
+            self.held.remove(request)
+        self.dispatch(request, self.prefillers[index], self.prefillers[source] if source >= 0 else None)
+        return True
+
+    def dispatch(self, request: Request, server: Server, source: Server | None) -> None:
+        """Send a request to an instance, its prefix ahead of it if the router asked for that."""
+        most = request.prompt_tokens + (request.output_tokens - 1 if server.role == "mixed" else 0)
+        if ceil_div(most, server.block_tokens) > server.blocks.total_blocks:
+            self.end(request, "failed")
+            return
+        own = server.hit(request)
+        best = source.hit(request) if source is not None else -1
+        fetches = source is not None and source is not server and best > own
+        request.prefill_instance = server.index
+        request.charged = request.prompt_tokens - (max(own, best if fetches else -1) if self.reads_hits else 0)
+        server.waiting += 1
+        server.sent += 1
+        server.waiting_tokens += request.prompt_tokens
+        server.queued_tokens += request.charged
+        if source is not None and fetches:
+            self.fetch(request, server, source, best - own)
+        else:
+            self.enqueue(request, server)
+
+    def fetch(self, request: Request, server: Server, source: Server, tokens: int) -> None:
+        """Send the missing part of a prefix over the link of its holder."""
+        path = source.blocks.path(request.chain)
+        source.blocks.pin(path)
+        request.held_runs = len(path)
+        blocks = sum(len(resident.blocks) for resident in path)
+        link = source.link
+        link.free_ps = max(self.now, link.free_ps) + tokens * link.token_fs // 1000
+        link.deliveries.append((link.free_ps + link.latency_ps, request, "fetch", server.index, blocks))
+
+    def enqueue(self, request: Request, server: Server) -> None:
+        """Put a request into the queue of an instance, which starts if it was idle."""
+        self.rank(request)
+        server.queue.append(request)
+        if server.end_ps is None:
+            self.schedule(server)
+
+    def end(self, request: Request, status: str) -> None:
+        """Give a request, and every turn that was to follow it, a status without result."""
+        request.status = status
+        for turn in self.requests:
+            if turn.parent == request.row:
+                self.end(turn, status)
+
+    # links
+
+    def deliver(self, server: Server) -> None:
+        """Complete what is first on the link of an instance."""
+        _, request, what, target_index, blocks = server.link.deliveries.pop(0)
+        target = self.servers[target_index]
+        self.release(request, server)
+        if what == "fetch":
+            target.blocks.insert(request.chain, blocks, self.now)
+        self.enqueue(request, target)
+        if server.end_ps is None and server.queue:
+            self.schedule(server)
+
+    def release(self, request: Request, server: Server) -> None:
+        """Give back every block that a request has on an instance."""
+        server.blocks.release(request.chain, request.held_runs, self.now)
+        request.held_runs = 0
+        server.blocks.give_back(request.private_blocks)
+        request.private_blocks = 0
+
+    def hand_off(self, request: Request, server: Server) -> None:
+        """Send a prefilled request to a decode instance, or fail it if it could never end there."""
+        views = [decoder.seen() for decoder in self.decoders]
+        answer = self.policies["decode"](request.seen(), views, self.now)
+        target = self.decoders[answer[0] if isinstance(answer, tuple) else answer]
+        request.decode_instance = target.index
+        blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
+        if blocks > target.blocks.total_blocks:
+            self.release(request, server)
+            self.end(request, "failed")
+            return
+        request.handed_off = True
+        target.waiting += 1
+        target.sent += 1
+        target.waiting_tokens += request.prompt_tokens + 1
+        link = server.link
+        transfer_ps = request.prompt_tokens * link.token_fs // 1000
+        if self.layers is None:
+            link.free_ps = max(self.now, link.free_ps) + transfer_ps
+        else:
+            overlapped = max(request.scheduled_ps, link.free_ps) + transfer_ps
+            link.free_ps = max(overlapped, self.now + transfer_ps // self.layers)
+        link.deliveries.append((link.free_ps + link.latency_ps, request, "handoff", target.index, 0))
+
+    # iterations
+
+    def schedule(self, server: Server) -> bool:
+        """Form the next batch of an instance; True if it admitted a request."""
+        pressed = make_room(self, server)
+        tokens, decode, whole = self.policies["batch"](server.seen(), self.now)
+        if not pressed:
+            preempt_by_order(self, server, int(tokens))
+        admitted = admit_waiting(self, server, int(tokens), bool(whole), pressed)
+        start_iteration(self, server, bool(decode))
+        return admitted
+
+    def end_iteration(self, server: Server) -> None:
+        """Hand out the tokens of an iteration, and go on."""
+        server.end_ps = None
+        left = end_iteration_tokens(self, server)
+        server.end_ps = self.now  # still busy while the cluster queue drains: step 5 forms the batch
+        if left:
+            self.drain()
+        server.end_ps = None
+        if self.schedule(server):
+            self.drain()
+
+    def finish(self, request: Request, server: Server) -> None:
+        """Complete a request; its turns come after their think time."""
+        self.release(request, server)
+        request.finish_ps = self.now
+        request.status = "finished"
+        for turn in self.requests:
+            if turn.parent == request.row:
+                self.arrivals.append((self.now + turn.think_ps, turn.row))
+
+    def token(self, request: Request) -> None:
+        """Note a token of a request: its first, or one more gap."""
+        request.generated += 1
+        if request.generated == 1:
+            request.first_token_ps = self.now
+        else:
+            gap_ps = self.now - request.last_token_ps
+            request.max_itl_ps = max(request.max_itl_ps, gap_ps)
+            self.gaps[request.tier].append(gap_ps)
+        request.last_token_ps = self.now
+
+    # results
+
+    def check(self) -> None:
+        """Fail if a request or a block is in two places or in none."""
+        for server in self.servers:
+            server.blocks.check()
+            private = sum(request.private_blocks for request in server.running)
+            private += sum(sent[1].private_blocks for sent in server.link.deliveries)
+            assert private == server.blocks.private_blocks
+            assert len(server.running) <= server.max_batch
+
+    def results(self) -> dict[str, list]:
+        """Return what became of every request, as lists in trace order."""
+        rows = self.requests
+        found = {name: [getattr(row, name) for row in rows] for name in FIELDS if name != "generated_tokens"}
+        return {
+            **found,
+            "generated_tokens": [row.generated for row in rows],
+            "gaps": [sorted(gaps) for gaps in self.gaps],
+            "events": [self.events],
+        }

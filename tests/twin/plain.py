@@ -1,0 +1,200 @@
+"""Plain objects of the twin: a request and an instance, with what a policy may see of them."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+
+from replay.hardware.profile import nominal
+from tests.twin.prefixes import BlockCache, Evict, Run
+
+FS_PER_S = 1e15
+PS_PER_S = 1e12
+CHUNK = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Request:
+    """One request: what the trace says, where it is, and what came of it."""
+
+    row: int
+    prompt_tokens: int
+    output_tokens: int
+    arrival_ps: int
+    random_key: np.uint64
+    predicted_tokens: int
+    tier: int
+    tenant: int
+    session: int
+    kind: int
+    parent: int
+    think_ps: int
+    chain: list[Run]
+    sequence: int = 0
+    key: float = 0.0
+    margin: float = 0.0
+    generated: int = 0
+    prefilled: int = 0
+    prefill_left: int = 0
+    chunk: CHUNK | None = None
+    charged: int = 0
+    private_blocks: int = 0
+    held_runs: int = 0
+    blocks_reused: int = 0
+    handed_off: bool = False
+    last_token_ps: int = -1
+    scheduled_ps: int = -1
+    first_token_ps: int = -1
+    finish_ps: int = -1
+    max_itl_ps: int = -1
+    status: str = "unfinished"
+    prefill_instance: int = -1
+    decode_instance: int = -1
+    hit_tokens: int = 0
+    preemptions: int = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens of the prompt and of the answer so far."""
+        return self.prompt_tokens + self.generated
+
+    @property
+    def place(self) -> tuple[float, int]:
+        """Where it stands among others: the smallest goes first."""
+        return (self.key, self.row)
+
+    def seen(self) -> SimpleNamespace:
+        """Return what a policy may know: the fields of REQUEST."""
+        return SimpleNamespace(
+            id=self.row,
+            arrival_ps=self.arrival_ps,
+            random_key=self.random_key,
+            sequence=self.sequence,
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=self.generated,
+            predicted_tokens=self.predicted_tokens,
+            tier=self.tier,
+            tenant=self.tenant,
+            session=self.session,
+            kind=self.kind,
+        )
+
+
+@dataclass(eq=False)
+class Link:
+    """The NIC of an instance: what it carries, in order of delivery."""
+
+    token_fs: int
+    latency_ps: int
+    free_ps: int = 0
+    deliveries: list[tuple[int, Request, str, int, int]] = field(default_factory=list)
+
+
+class Server:
+    """One instance: its waiting and running requests, its blocks and its link."""
+
+    def __init__(self, index: int, instance, evict: Evict, caches: bool) -> None:
+        self.index = index
+        self.role = instance.role
+        self.profile = instance.profile
+        self.max_batch = instance.max_batch
+        self.token_budget = instance.token_budget
+        self.block_tokens = instance.block_tokens
+        self.blocks = BlockCache(instance.kv_blocks, evict, caches and self.role != "decode")
+        self.transfer_token_s = instance.profile.kv_token_bytes / instance.nic_bytes_per_s
+        self.transfer_latency_s = instance.nic_latency_s
+        self.nominal = nominal(instance.profile)
+        self.link = Link(round(self.transfer_token_s * FS_PER_S), round(instance.nic_latency_s * PS_PER_S))
+        self.queue: list[Request] = []
+        self.prefilling: list[Request] = []
+        self.decoding: list[Request] = []
+        self.decodes_run: list[Request] = []
+        self.end_ps: int | None = None
+        self.waiting = 0
+        self.sent = 0
+        self.queued_tokens = 0
+        self.waiting_tokens = 0
+
+    @property
+    def running(self) -> list[Request]:
+        """All requests of the batch."""
+        return self.prefilling + self.decoding
+
+    @property
+    def head(self) -> Request | None:
+        """The waiting request that goes first."""
+        return min(self.queue, key=lambda request: request.place, default=None)
+
+    @property
+    def worst(self) -> Request | None:
+        """The running request that goes last."""
+        return max(self.running, key=lambda request: request.place, default=None)
+
+    def growth(self) -> int:
+        """Blocks that the decoding requests need for their next token."""
+        return sum((request.context - 1) % self.block_tokens == 0 for request in self.decoding)
+
+    def hit(self, request: Request) -> int:
+        """Prompt tokens of a request that are cached here."""
+        found = sum(len(resident.blocks) for resident in self.blocks.path(request.chain)) * self.block_tokens
+        return min(found, (request.prompt_tokens - 1) // self.block_tokens * self.block_tokens)
+
+    def needs(self, request: Request) -> tuple[int, int]:
+        """Return the blocks that admission takes, and how many cached ones it would pin."""
+        if request.handed_off:
+            return ceil_div(request.context - 1, self.block_tokens), 0
+        path = self.blocks.path(request.chain)
+        resident = sum(len(part.blocks) for part in path)
+        unpinned = sum(len(part.blocks) for part in path if part.pins == 0)
+        return ceil_div(request.context, self.block_tokens) - resident, unpinned
+
+    def fits(self, request: Request) -> bool:
+        """Say whether a waiting request finds its blocks, beside the growth of those that run."""
+        needed, unpinned = self.needs(request)
+        grows = request.handed_off and (request.context - 1) % self.block_tokens == 0
+        room = self.blocks.free_blocks + self.blocks.cached_blocks - unpinned
+        return needed + grows + self.growth() <= room
+
+    def seen(self, hit_tokens: int = 0) -> SimpleNamespace:
+        """Return what a policy may know: the fields of VIEW."""
+        return SimpleNamespace(
+            role=("prefill", "mixed", "decode").index(self.role),
+            waiting=self.waiting,
+            running=len(self.prefilling) + len(self.decoding),
+            decoding=len(self.decoding),
+            max_batch=self.max_batch,
+            token_budget=self.token_budget,
+            block_tokens=self.block_tokens,
+            total_blocks=self.blocks.total_blocks,
+            free_blocks=self.blocks.free_blocks,
+            cached_blocks=self.blocks.cached_blocks,
+            hit_tokens=hit_tokens,
+            sent=self.sent,
+            queued_tokens=self.queued_tokens,
+            waiting_tokens=self.waiting_tokens,
+            transfer_token_s=self.transfer_token_s,
+            transfer_latency_s=self.transfer_latency_s,
+            **self.nominal,
+        )
+
+    def cost_ps(self, prefilled: int, decoding: int, context: int, quadratic: int) -> int:
+        """Return the time of an iteration, from the formula at the top of replay/hardware/profile.py."""
+        profile = self.profile
+        return (
+            lookup_ps(profile.token_table, prefilled + decoding)
+            + profile.prefill_token_ps * prefilled
+            + profile.decode_request_ps * decoding
+            + profile.prefill_token_sq_fs * quadratic // 1000
+            + lookup_ps(profile.kv_table, context)
+        )
+
+
+def lookup_ps(table: np.ndarray, tokens: int) -> int:
+    """Return a piecewise-affine table's value: the last segment that starts at or before `tokens`."""
+    start, base_ps, slope_ps = [segment for segment in table.tolist() if segment[0] <= tokens][-1]
+    return base_ps + slope_ps * (tokens - start)
+
+
+def ceil_div(tokens: int, size: int) -> int:
+    """Divide, rounding up."""
+    return -(-tokens // size)

@@ -1,0 +1,112 @@
+"""Numba loops that build the compressed trie; `traces.trie` explains it."""
+
+import numpy as np
+
+from traces.jit import entry, kernel
+
+UNSEEN = -2  # a block whose predecessor is not known yet; -1 is "first of its chain"
+MIXER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 3, section 6.4)
+
+
+@entry()
+def number_plain(offsets, counts, ids, numbered, table, references):  # type: ignore[no-untyped-def]
+    """Number a chunk by a plain table; `numbered` is (lowest id, how many are known)."""
+    low, known = numbered
+    at = 0
+    for r in range(len(counts)):
+        for k in range(offsets[r], offsets[r] + counts[r]):
+            slot = ids[k] - low
+            number = table[slot]
+            if number < 0:
+                number = np.int32(known)
+                table[slot] = number
+                known += 1
+            references[at] = number
+            at += 1
+    return known
+
+
+@kernel
+def find_slot(key, keys, table):  # type: ignore[no-untyped-def]
+    """Find the slot of a key, or the empty slot where it belongs (Fibonacci hashing, linear probing)."""
+    mask = np.uint64(len(table) - 1)
+    mixed = np.uint64(key) * MIXER
+    slot = (mixed ^ (mixed >> np.uint64(32))) & mask
+    while table[slot] >= 0 and keys[slot] != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@entry()
+def rehash(old_keys, old_table, keys, table):  # type: ignore[no-untyped-def]
+    for i in range(len(old_table)):
+        if old_table[i] >= 0:
+            slot = find_slot(old_keys[i], keys, table)
+            keys[slot] = old_keys[i]
+            table[slot] = old_table[i]
+
+
+@entry()
+def number_hashed(offsets, counts, ids, known, hashed, references):  # type: ignore[no-untyped-def]
+    """Number a chunk by a hash table; `hashed` is (keys, numbers), half empty; `known` are in it."""
+    keys, table = hashed
+    at = 0
+    for r in range(len(counts)):
+        for k in range(offsets[r], offsets[r] + counts[r]):
+            slot = find_slot(ids[k], keys, table)
+            if table[slot] < 0:
+                keys[slot] = ids[k]
+                table[slot] = known
+                known += 1
+            references[at] = table[slot]
+            at += 1
+    return known
+
+
+@entry()
+def link(counts, references, previous, children, last):  # type: ignore[no-untyped-def]
+    """Record each block's predecessor and count children; return (request, place) of a contradiction or (-1, -1)."""
+    at = 0
+    for r in range(len(counts)):
+        before = np.int32(-1)
+        for place in range(counts[r]):
+            block = references[at]
+            at += 1
+            if previous[block] == before:
+                before = block
+                continue
+            if previous[block] != UNSEEN:
+                return r, place
+            previous[block] = before
+            if before >= 0 and children[before] < 2:
+                children[before] += 1
+            before = block
+        last[r] = before
+    return -1, -1
+
+
+@entry()
+def cut(previous, children, ends):  # type: ignore[no-untyped-def]
+    """Cut the block tree into maximal runs; a block's number is above its predecessor's, so one pass is enough."""
+    starts = 0
+    for block in range(len(previous)):
+        before = previous[block]
+        if before < 0 or children[before] != 1 or ends[before]:
+            starts += 1
+    node_of = np.empty(len(previous), np.int32)
+    parent = np.empty(starts, np.int32)
+    blocks = np.zeros(starts, np.int32)
+    start_blocks = np.empty(starts, np.int32)
+    node = np.int32(0)
+    for block in range(len(previous)):
+        before = previous[block]
+        if before < 0 or children[before] != 1 or ends[before]:
+            above = np.int32(-1) if before < 0 else node_of[before]
+            parent[node] = above
+            start_blocks[node] = 0 if before < 0 else start_blocks[above] + blocks[above]
+            node_of[block] = node
+            node += 1
+        else:
+            node_of[block] = node_of[before]
+        blocks[node_of[block]] += 1
+    return node_of, parent, blocks, start_blocks
