@@ -74,6 +74,8 @@ def usage() -> str:
 def _guarded(verb: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     try:
         return verb(arguments)
+    except SystemExit as leaving:  # argument parsers end the process after --help or an unknown flag
+        return leaving.code if isinstance(leaving.code, int) else OK if leaving.code is None else USAGE
     except KeyboardInterrupt:
         return _complain("interrupted.", INTERRUPTED)
     except BrokenPipeError:

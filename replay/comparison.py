@@ -35,7 +35,8 @@ class Comparison:
         """Add a run: its overrides as "key=value", and its summary or the sentence it failed with."""
         self._rows.append({"run": number, "folder": str(folder), **(summary or {}), "error": error})
         pairs = (text.lstrip("+~").partition("=") for text in overrides)
-        self._overrides.append({key: value for key, _, value in pairs})
+        # Hydra spells a swept truth value True, the command line and the YAML files true.
+        self._overrides.append({key: {"True": "true", "False": "false"}.get(value, value) for key, _, value in pairs})
 
     def varying(self) -> list[str]:
         """Name the overrides that differ between runs, in the order of the command line."""

@@ -136,12 +136,16 @@ def known_keys(overrides: Iterable[str]) -> list[str]:
 
 def near(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that names the closest of the known words, or some of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    if not close:
-        siblings = [key for key in known if key.rpartition(".")[0] == word.rpartition(".")[0]]
-        return f". Known there: {', '.join(siblings)}." if siblings else "."
-    return f". Did you mean '{close[0]}'?"
+    known = [key for key in known if not word.startswith(f"{key}.")]
+    siblings = [key for key in known if key.rpartition(".")[0] == word.rpartition(".")[0]]
+    names = {key.rpartition(".")[2]: key for key in siblings}
+    close = difflib.get_close_matches(word.rpartition(".")[2], names, n=1)
+    found = names[close[0]] if close else None
+    if found is None and (close := difflib.get_close_matches(word, known, n=1, cutoff=0.75)):
+        found = close[0]
+    if found is not None:
+        return f". Did you mean '{found}'?"
+    return f". Known there: {', '.join(siblings)}." if siblings else "."
 
 
 def _is_group(text: str) -> bool:

@@ -81,7 +81,7 @@ class Result:
         """
         with together(folder) as place:
             with open(place("requests.parquet"), "wb") as file:
-                self.requests.write_parquet(file)
+                self.requests.write_parquet(file, compression_level=1)
             if self.events is not None:
                 events.write(self.events, place("events.arrow"))
             if self.config is not None:

@@ -1,7 +1,6 @@
 """The verb `run`: compose a configuration, replay it, show and keep the result; with -m, compare many."""
 
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -52,11 +51,12 @@ def main(arguments: Sequence[str]) -> int:
         argv = [*arguments, f"hydra.sweep.dir={json.dumps(scratch)}"] if _sweeps(arguments) else list(arguments)
         try:
             _hydra(argv, runner.task)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(sentence(error, arguments)) from error
+            return runner.finish()
         except KeyboardInterrupt:
             runner.interrupted = True
-    return runner.finish()
+            return runner.finish()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(sentence(error, arguments)) from error
 
 
 def _sweeps(arguments: Sequence[str]) -> bool:
@@ -120,7 +120,7 @@ class Runner:
         except (KvreplayError, OmegaConfBaseException) as error:
             text = str(error) if isinstance(error, KvreplayError) else sentence(error, overrides)
             self.comparison.add(number, folder, overrides, error=text)
-            show(f"run {number} failed: {text}", stderr=True)
+            show(f"run {number}: failed", stderr=True)
         else:
             self.comparison.add(number, folder, overrides, result.summary)
         if self.interrupted:
@@ -168,7 +168,7 @@ def drive(session: "Session") -> bool:
 
     A first Ctrl-C ends the slice in progress, so that the state is whole; a second one stops at once.
     """
-    _announce_compilation()
+    _compile()
     started_s = time.monotonic()
     with _progress() as progress, _first_interrupt() as interrupted:
         bar = None
@@ -215,13 +215,14 @@ def _first_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _announce_compilation() -> None:
-    try:
-        compiled = importlib.import_module("replay.engine.compile").is_compiled()
-    except ModuleNotFoundError:
-        return
-    if not compiled:
-        show("compiling the event core once for this version (about 30 s); later runs start at once", stderr=True)
+def _compile() -> None:
+    """Have the event loop ready, saying why that takes a while where it must be compiled first."""
+    from replay.engine import compile
+
+    if not compile.is_compiled():
+        duration = f"about {compile.USUAL_SECONDS} s"
+        show(f"compiling the event core once for this version ({duration}); later runs start at once", stderr=True)
+    compile.load()
 
 
 def _resolved(node: DictConfig) -> dict[str, Any]:

@@ -22,15 +22,20 @@ def odd_admit(request, instances, now_ps, share: Span(0.0, 1.0) = 0.8):
 
 
 def odd_route(request, instances, now_ps, most_waiting: Span(1, 64) = 2):
-    """Draw an instance and a source; hold while it has a queue or no free block.
+    """Draw an instance, and fetch from the best holder or from any; hold while it has a queue or no free block.
 
     source : own
     """
     count = len(instances)
     i = int(uniform(request.random_key, 3) * count)
+    holder = 0
+    for k in range(count):
+        if instances[k].hit_tokens > instances[holder].hit_tokens:
+            holder = k
     if instances[i].waiting >= most_waiting or (instances[i].free_blocks == 0 and instances[i].running > 0):
         return HOLD, -1
-    return i, int(uniform(request.random_key, 4) * (count + 1)) - 1
+    lot = uniform(request.random_key, 4)
+    return i, holder if lot < 0.7 else int(lot * (count + 1)) - 1
 
 
 def odd_decode(request, instances, now_ps):

@@ -16,6 +16,8 @@ from replay.result import Result
 from replay.slo import build_slo
 from tests.handmade import SLO, bin_of, request, session, trace_of, waiting
 
+MILLISECONDS = st.integers(0, 10**6)
+
 
 def summary(rows, gaps_s=None):
     return Result.from_session(session(rows, gaps_s)).summary
@@ -103,12 +105,13 @@ def test_gap_quantile_is_within_one_bin_of_the_exact_one(gaps_ps, quantile):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from(["gold", "bronze"])), min_size=1))
+@given(st.lists(st.tuples(MILLISECONDS, MILLISECONDS, st.sampled_from(["gold", "bronze"])), min_size=1))
 def test_quantiles_and_tiers_equal_a_plain_computation(histories):
     rows = []
     for arrival_ms, first_ms, tier in histories:
         first_s = (arrival_ms + first_ms) / 1000
-        rows.append(request(arrival_ms / 1000, tier=tier, scheduled_s=first_s, first_token_s=first_s, finish_s=first_s + 1))
+        times = {"scheduled_s": first_s, "first_token_s": first_s, "finish_s": first_s + 1}
+        rows.append(request(arrival_ms / 1000, tier=tier, **times))
     numbers = summary(rows)
     for prefix, tiers in (("", ("gold", "bronze")), ("gold.", ("gold",)), ("bronze.", ("bronze",))):
         exact = [row["first_token_s"] - row["arrival_s"] for row in rows if row["tier"] in tiers]

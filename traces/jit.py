@@ -61,11 +61,6 @@ def kernel(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    """Compile a helper that is always inlined: small leaves, and steps of the event loop with one caller."""
-    return numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
-
-
 def entry(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function that Python calls, cached on disk where there is a folder for it."""
     return numba.njit(*signature, nogil=True, cache=FOLDER is not None)

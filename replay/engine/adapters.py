@@ -58,7 +58,7 @@ _RETURN = {
     "batch": "(answer[0] * 1, 1 if answer[1] else 0, 1 if answer[2] else 0)",
     "evict": "answer * 1.0",
 }
-_compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
+_compiled: dict[Policy, Callable[..., Any]] = {}
 
 
 def python_function(slot: str, name: str) -> Callable[..., Any]:
@@ -72,10 +72,9 @@ def adapter(chosen: Chosen) -> Callable[..., Any]:
 
     raises : PolicyError if it cannot be compiled or returns something of another shape
     """
-    key = (id(chosen.policy), INTERPRETED)
-    if key not in _compiled:
-        _compiled[key] = _build(chosen.policy)
-    return _compiled[key]
+    if chosen.policy not in _compiled:
+        _compiled[chosen.policy] = _build(chosen.policy)
+    return _compiled[chosen.policy]
 
 
 def _build(policy: Policy) -> Callable[..., Any]:
@@ -92,7 +91,7 @@ def _build(policy: Policy) -> Callable[..., Any]:
 
 def _shapes(policy: Policy) -> list[bool]:
     """Whether the answer is a tuple: tried in turn, since only the compiler knows."""
-    return [False, True] if policy.slot in ("route", "decode", "order") else [False]
+    return [False, True] if policy.slot in ("route", "decode", "order") and not INTERPRETED else [False]
 
 
 def _text(policy: Policy, pair: bool) -> str:
@@ -104,7 +103,9 @@ def _text(policy: Policy, pair: bool) -> str:
         values.append(f"{value} != 0.0" if truth else f"int({value})" if whole else value)
     context = ", ".join(SLOTS[policy.slot])
     answer = _RETURN[policy.slot]
-    if " if pair else " in answer:
+    if INTERPRETED:
+        answer = answer.replace(" if pair ", " if isinstance(answer, tuple) ")
+    elif " if pair else " in answer:
         answer = answer.split(" if pair else ")[0 if pair else 1]
     call = ", ".join([context, *values])
     decorator = "" if INTERPRETED else "@numba.njit(SIGNATURES[SLOT], nogil=True, cache=CACHE)\n"

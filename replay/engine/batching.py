@@ -33,7 +33,7 @@ from replay.engine.schema import (
 )
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.tree import set_event
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 
 @inlined
@@ -197,8 +197,10 @@ def head_preempts(state, i):
 def preempt_by_order(state, policies, i, left):
     """Let the head of the queue push out less urgent running requests while it lacks room, modified in place."""
     view = state.views[i]
-    while state.instances[i].queue >= 0:
+    for _ in range(view.running):
         head = state.instances[i].queue
+        if head < 0:
+            return
         if left <= 0 and state.jobs[head].prefill_left > 0:
             return
         need, _, _, _, cached, grows = demand(state, i, head)

@@ -6,6 +6,7 @@ from typing import Any
 from numba import types as t
 
 from replay.engine.adapters import FUNCTION_TYPES
+from replay.engine.jit import compile_helpers
 from replay.engine.kernel import advance
 from replay.engine.schema import State
 from replay.engine.state import state_at, table
@@ -42,5 +43,7 @@ def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> i
 def load() -> None:
     """Compile or load the event loop; its types are the same for every trace and cluster."""
     if not _compiled and not INTERPRETED:
+        if not is_compiled():
+            compile_helpers()
         types = [FUNCTION_TYPES[slot] for slot in SLOTS]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))

@@ -1,8 +1,9 @@
 """Counter-based random draws: no hidden state, so the order of events cannot change them."""
 
+import numba
 import numpy as np
 
-from traces.jit import INTERPRETED, kernel
+from traces.jit import INTERPRETED
 
 _MASK = 2**64 - 1
 
@@ -42,7 +43,7 @@ def _uniform_compiled(key, stream):
     return np.float64(value >> np.uint64(11)) * 2.0**-53
 
 
-uniform = _uniform_interpreted if INTERPRETED else kernel(_uniform_compiled)
+uniform = _uniform_interpreted if INTERPRETED else numba.njit(nogil=True)(_uniform_compiled)
 uniform.__doc__ = """Return a uniform draw in [0, 1) that depends on (key, stream) only.
 
     key    : uint64, a request's `random_key`

@@ -26,7 +26,7 @@ from replay.engine.schema import (
     Policies,
 )
 from replay.engine.tree import first_event
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 
 @kernel

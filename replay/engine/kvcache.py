@@ -5,7 +5,7 @@ resident is always a set of whole prefixes. With the score of `lru` this is exac
 """
 
 from replay.engine.schema import BAD_EVICT, NONE
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 
 @inlined

@@ -17,7 +17,7 @@ from replay.engine.schema import (
 )
 from replay.engine.timing import leap_count, leap_ps
 from replay.engine.tree import set_event
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 MANTISSA_SHIFT = 52 - 6  # 2**6 = BINS_PER_OCTAVE
 

@@ -1,6 +1,6 @@
 """Queues of requests as links inside JOB rows: pairing heaps by (key, row) and FIFO lists; -1 is empty."""
 
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 
 @inlined

@@ -38,7 +38,7 @@ from replay.engine.schema import (
     TIME_RANGE,
 )
 from replay.engine.tree import set_event
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 HOLD = -1
 

@@ -2,7 +2,7 @@
 
 import math
 
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 
 @kernel

@@ -1,7 +1,7 @@
 """The next event of every link and instance, in a tree of minima: leaves [links | instances], ties to the left."""
 
 from replay.engine.schema import NEVER_PS
-from traces.jit import inlined, kernel
+from replay.engine.jit import inlined, kernel
 
 
 @kernel

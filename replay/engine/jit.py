@@ -1,0 +1,52 @@
+"""Compile the kernel's helpers each for one signature, read from the names of their parameters.
+
+A name means one type everywhere (the index letters of the glossary, `state`, `view`, ...). So a helper is compiled once, not
+once for every mixture of int32 and int64 that its callers happen to hold, which would double the time to compile.
+"""
+
+import inspect
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba import types as t
+
+from traces.jit import INTERPRETED
+
+_helpers: list[Any] = []
+TRUTHS = ("decodes", "pressed", "ours")
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a helper that other compiled code calls; not callable from Python unless interpreted."""
+    return _register(numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a helper that is always inlined: small leaves, and steps of the event loop with one caller."""
+    return _register(numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function))
+
+def _register(dispatcher: Any) -> Any:
+    if not INTERPRETED:
+        _helpers.append(dispatcher)
+    return dispatcher
+
+def compile_helpers() -> None:
+    """Compile every helper in the order of definition, callees first; done once, and only when the event loop is not cached."""
+    from replay.engine import schema
+    from replay.engine.adapters import FUNCTION_TYPES
+    from replay.engine.state import STATE, TYPES
+
+    policies = t.NamedTuple(tuple(FUNCTION_TYPES[name] for name in schema.Policies._fields), schema.Policies)
+    named = {"state": STATE, "cache": STATE, "cost": STATE, "policies": policies, "jobs": TYPES["jobs"], "slots": TYPES["slots"],
+             "segments": TYPES["segments"], "tree": TYPES["tree"], "view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype,
+             "instance": TYPES["instances"].dtype, **FUNCTION_TYPES, **dict.fromkeys(TRUTHS, t.boolean)}
+    level = numba.config.OPT
+    numba.config.OPT = type(level)(1)  # helpers are optimised fully where they end up, inside the event loop: half the time to compile
+    try:
+        while _helpers:
+            helper = _helpers.pop(0)
+            names = inspect.signature(helper.py_func).parameters
+            helper.compile(tuple(named.get(name, t.int64) for name in names))
+            helper.disable_compile()
+    finally:
+        numba.config.OPT = level
