@@ -20,6 +20,7 @@ from replay.policy import SLOTS, load_all, load_file, registry
 
 NODES = ("trace", "cluster", "hardware", "model", "policy", "slo")
 KEYS = (*NODES, "seed", "out_dir", "leap", "events", "plugins")
+OPEN_NODES = ("trace.tiers.", "trace.tenants.", "trace.kinds.", "slo.tiers.")  # users name what stands there
 HIGHEST_SEED = 2**63 - 1
 
 
@@ -110,7 +111,8 @@ def sentence(error: Exception, overrides: Iterable[str]) -> str:
     if found := re.search(r"Could not find '(.+?)'", text):
         return _no_such_choice(found[1], re.findall(r"^\t(\S+)$", text.partition("search path")[0], re.M))
     if found := re.search(r"Could not override '(.+?)'", text):
-        return f"there is no configuration key '{found[1]}'{near(found[1], known_keys(overrides))}"
+        full = re.search(r"full_key: (\S+)", str(error.__cause__))
+        return _no_such_key(full[1] if full else found[1], known_keys(overrides))
     if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
         return f"'{found[1]}' lists several values. Add -m to run each of them, or write key=[a,b] for a list."
     if isinstance(error, OverrideParseException):
@@ -158,6 +160,12 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[str]:
         if not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
             yield from _leaves(node[key], f"{prefix}{key}.")
         yield f"{prefix}{key}"
+
+
+def _no_such_key(key: str, known: Sequence[str]) -> str:
+    if key.startswith(OPEN_NODES):
+        return f"there is no configuration key '{key}' yet. Add it with +{key}=..., or take another away with ~."
+    return f"there is no configuration key '{key}'{near(key, known)}"
 
 
 def _no_such_choice(choice: str, options: Sequence[str]) -> str:

@@ -37,13 +37,19 @@ COLUMNS: dict[str, pl.Expr] = {
 PER_REQUEST = ("ttft_s", "tpot_s", "e2e_s", "queue_s")
 METRICS = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 
+
+def _total(column: str, where: pl.Expr) -> pl.Expr:
+    """Sum tokens in 64 bits: Polars keeps the 32 of the column, which a few million prompts overflow."""
+    return pl.col(column).cast(pl.Int64).filter(where).sum()
+
+
 FINISHED = pl.col("status") == "finished"
 SCHEDULED = pl.col("scheduled_ps").is_not_null()
 # Requests that count in attainment: all but those that an interrupted replay never reached. The later turns of a
 # refused session count too, or refusing would improve the score.
 ARRIVED = pl.col("arrival_ps").is_not_null() | pl.col("status").is_in(["rejected", "failed"])
 
-HIT_RATE = pl.col("hit_tokens").filter(SCHEDULED).sum() / pl.col("prompt_tokens").filter(SCHEDULED).sum()
+HIT_RATE = _total("hit_tokens", SCHEDULED) / _total("prompt_tokens", SCHEDULED)
 SLO_ATTAINMENT = (pl.col("slo_met") & ARRIVED).sum() / ARRIVED.sum()
 _WEIGHT = pl.col("weight").filter(ARRIVED)
 WEIGHTED_ATTAINMENT = (_WEIGHT * pl.col("slo_met").filter(ARRIVED)).sum() / _WEIGHT.sum()
@@ -52,7 +58,7 @@ SPAN_S = (pl.col("finish_ps").max() - pl.col("arrival_ps").min()) / PS_PER_S
 # Token-weighted mean of every gap of the finished requests, exact.
 ITL_MEAN_S = (
     (pl.col("finish_ps") - pl.col("first_token_ps")).filter(FINISHED).sum()
-    / (pl.col("output_tokens") - 1).filter(FINISHED).sum()
+    / (_total("output_tokens", FINISHED) - FINISHED.sum())
     / PS_PER_S
 )
 
@@ -74,9 +80,9 @@ def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Map
     overall = rows.select(**_reductions()).collect().row(0, named=True)
     tiers = {row["tier"]: row for row in rows.group_by("tier").agg(**_reductions()).collect().to_dicts()}
     result: dict[str, Value] = {**_section(overall, histogram.sum(axis=0), span_s)}
-    kernel_s = totals["kernel_s"]
+    kernel_s, arrived = totals["kernel_s"], overall["arrived"]
     result |= {"span_s": span_s, "events": totals["events"], "kernel_s": kernel_s, "digest": totals["digest"]}
-    result["requests_per_s"] = requests.height / kernel_s if isinstance(kernel_s, float) and kernel_s > 0 else None
+    result["requests_per_s"] = arrived / kernel_s if isinstance(kernel_s, float) and kernel_s > 0 else None
     for index, name in enumerate(slo.names):
         section = _section(tiers.get(name, {}), histogram[index], span_s)
         result |= {f"{name}.{key}": value for key, value in section.items()}
@@ -106,8 +112,8 @@ def _reductions() -> dict[str, pl.Expr]:
         "hit_rate": HIT_RATE,
         "slo_attainment": SLO_ATTAINMENT,
         "weighted_attainment": WEIGHTED_ATTAINMENT,
-        "output_tokens": pl.col("generated_tokens").filter(FINISHED).sum(),
-        "preemptions": pl.col("preemptions").sum(),
+        "output_tokens": _total("generated_tokens", FINISHED),
+        "preemptions": _total("preemptions", pl.lit(True)),
         "itl_s_mean": ITL_MEAN_S,
     }
     for metric in PER_REQUEST:

@@ -134,7 +134,7 @@ def digest(columns: Mapping[str, np.ndarray]) -> str:
 def _columns(session: "Session") -> dict[str, np.ndarray]:
     """Collect the integer columns from the kernel's rows, -1 for none."""
     requests, jobs = session.state.requests, session.state.jobs
-    columns = {name: jobs[name] for name in DIGESTED if name in jobs.dtype.names}
+    columns = {name: jobs[name] for name in DIGESTED if name in (jobs.dtype.names or ())}
     columns["arrival_ps"] = np.where(jobs["stage"] == PENDING, NONE, requests["arrival_ps"])
     columns["generated_tokens"] = requests["generated_tokens"]
     columns["max_itl_ps"] = np.where(jobs["max_itl_ps"] > 0, jobs["max_itl_ps"], NONE)

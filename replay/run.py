@@ -150,8 +150,10 @@ class Runner:
         trace = self._trace(config["trace"], checked.seed)
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
-        values = {"slo": slo, "seed": checked.seed, "leap": checked.leap, "events": checked.events}
-        return Session(trace, cluster, checked.policies, **values)
+        slo.codes(trace)  # refuses an unlisted tier before anything is compiled
+        return Session(
+            trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events
+        )
 
     def _trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
         """Load or generate a trace once for all runs that ask for the same one."""

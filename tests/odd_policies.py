@@ -22,12 +22,17 @@ def odd_admit(request, instances, now_ps, share: Span(0.0, 1.0) = 0.8):
 
 
 def odd_route(request, instances, now_ps, most_waiting: Span(1, 64) = 2):
-    """Draw an instance, and fetch from the best holder or from any; hold while it has a queue or no free block.
+    """Draw two instances and take the one with less to prefill; fetch from the best holder or from any.
+
+    Hold while the instance has a queue or no free block.
 
     source : own
     """
     count = len(instances)
     i = int(uniform(request.random_key, 3) * count)
+    j = int(uniform(request.random_key, 8) * count)
+    if instances[j].queued_tokens < instances[i].queued_tokens:
+        i = j
     holder = 0
     for k in range(count):
         if instances[k].hit_tokens > instances[holder].hit_tokens:
@@ -36,6 +41,18 @@ def odd_route(request, instances, now_ps, most_waiting: Span(1, 64) = 2):
         return HOLD, -1
     lot = uniform(request.random_key, 4)
     return i, holder if lot < 0.7 else int(lot * (count + 1)) - 1
+
+
+def odd_short(request, instances, now_ps):
+    """Send a request where the fewest prompt tokens are queued, whatever is cached.
+
+    source : own
+    """
+    best = 0
+    for i in range(len(instances)):
+        if instances[i].queued_tokens < instances[best].queued_tokens:
+            best = i
+    return best
 
 
 def odd_decode(request, instances, now_ps):
@@ -84,11 +101,11 @@ def odd_batch(instance, now_ps, part: Span(1, 64) = 5, whole: Choice(False, True
 
 
 def odd_evict(node, now_ps):
-    """Keep what was used often; then what is deep and short.
+    """Keep by turns what was used once, twice or three times; then what is deep and short.
 
     source : own
     """
-    return node.uses - 0.125 * node.blocks + 0.0625 * node.start_blocks
+    return node.uses % 3 - 0.125 * node.blocks + 0.0625 * node.start_blocks
 
 
 def odd_young(node, now_ps):
@@ -102,6 +119,7 @@ def odd_young(node, now_ps):
 SLOT_OF = {
     odd_admit: "admit",
     odd_route: "route",
+    odd_short: "route",
     odd_decode: "decode",
     odd_order: "order",
     odd_equal: "order",

@@ -35,6 +35,8 @@ BAD = [
     (["cluster.kv_blocks=0"], "cluster.kv_blocks must be a whole number"),
     (["plugins=[nope.py]"], "nope.py"),
     (["plugins=7"], "plugins must be a list of Python files, but is 7"),
+    (["trace.tiers={vip: 1.0}"], "no configuration key 'trace.tiers.vip' yet. Add it with +trace.tiers.vip="),
+    (["+trace.tiers.vip=0.5", "trace.tiers.bronze=null"], "has tier 'vip' and the tiers are gold, silver, bronze."),
     (["seed=1,2"], "'seed=1,2' lists several values. Add -m"),
     (["seed=[1"], "the argument 'seed=[1' cannot be read as key=value"),
     (["trace.path=a=b"], "the argument 'trace.path=a=b' cannot be read"),

@@ -46,6 +46,13 @@ def test_hit_rate_weights_tokens_of_admitted_requests():
     assert summary(rows)["hit_rate"] == 900 / 1100
 
 
+def test_totals_do_not_overflow_32_bits():
+    rows = [request(0.0, prompt_tokens=2**30, hit_tokens=2**29, output_tokens=2**30, finish_s=2**20)] * 5
+    numbers = summary(rows)
+    assert numbers["hit_rate"] == 0.5 and numbers["output_tokens_per_s"] == 5 * 2**30 / 2**20
+    assert numbers["itl_s_mean"] == pytest.approx((2**20 - 0.5) / (2**30 - 1), rel=1e-12)
+
+
 def test_attainment_counts_every_arrived_request():
     rows = [
         request(0.0),

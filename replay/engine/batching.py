@@ -12,14 +12,13 @@ from replay.engine.kvcache import (
     unpinned_blocks,
     usable_tokens,
 )
-from replay.engine.phases import blocks_for, change_count, growth_need, join_decode, leave_decode
+from replay.engine.phases import blocks_for, change_count, growth_need, growth_now, join_decode, leave_decode
 from replay.engine.queues import append_prefill, pop, push, remove_prefill
 from replay.engine.schema import (
     BAD_BATCH,
     BAD_ORDER,
     DECODE,
     DECODING,
-    FINISH_AT,
     LOG_ADMIT,
     LOG_PREEMPT,
     MAX_LEAP,
@@ -166,7 +165,7 @@ def demand(state, i, r):
 def has_room(state, i, need, cached, grows):
     """Whether a request with this demand fits beside what the decodes of instance i need for their next iteration."""
     view = state.views[i]
-    growth = growth_need(state, i, state.instances[i].iteration, 1)
+    growth = growth_now(state, i)
     return need + grows + growth <= view.free_blocks + view.cached_blocks - cached
 
 
@@ -175,7 +174,7 @@ def make_room(state, policies, i):
     """Preempt until the decodes of instance i can take the blocks of their next iteration; returns whether any was."""
     view = state.views[i]
     pressed = False
-    while growth_need(state, i, state.instances[i].iteration, 1) > view.free_blocks + view.cached_blocks:
+    while growth_now(state, i) > view.free_blocks + view.cached_blocks:
         preempt(state, policies, i, worst_running(state, i))
         pressed = True
     return pressed
@@ -318,16 +317,20 @@ def schedule(state, policies, i):
     faults  : BAD_BATCH, BAD_ORDER, TIME_RANGE
     """
     view = state.views[i]
-    pressed = make_room(state, policies, i)
+    pressed = False
+    if growth_now(state, i) > view.free_blocks + view.cached_blocks:
+        pressed = make_room(state, policies, i)
     tokens, decode, whole = policies.batch(view, state.cluster[0].now_ps, state.tunables)
     if tokens < 0:
         fault(state, BAD_BATCH, i, tokens)
         tokens = 0
-    if not pressed:
+    instance = state.instances[i]
+    if instance.queue >= 0 and not pressed and state.jobs[instance.queue].margin != math.inf:
         preempt_by_order(state, policies, i, tokens)
-    given, squares = continue_prefills(state, i, tokens, whole)
-    admitted = 0
-    if not pressed:
+    given, squares, admitted = 0, 0, 0
+    if instance.prefill_head >= 0:
+        given, squares = continue_prefills(state, i, tokens, whole)
+    if instance.queue >= 0 and not pressed:
         more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
         given += more
         squares += more_squares
@@ -365,7 +368,7 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     if decodes:
         instance.gap_ps = now_ps - instance.last_decode_ps
         instance.may_evict = decoding * (count // view.block_tokens + 2) > view.free_blocks
-        blocks = growth_need(state, i, instance.iteration, 1)
+        blocks = growth_now(state, i)
         if blocks > 0:
             take_private(state.cache, view, instance, i, blocks)
     duration_ps = leap_ps(base_ps, instance.growth_ps, count)
@@ -393,10 +396,7 @@ def leap_length(state, i, straight, base_ps, growth_ps):
     """Return for how many iterations the decodes of instance i stay the same, fit, and cost an affine time."""
     instance = state.instances[i]
     view = state.views[i]
-    finish_at = state.batch[i, FINISH_AT, 0]
-    for slot in range(1, view.decoding):
-        finish_at = min(finish_at, state.batch[i, FINISH_AT, slot])
-    count = min(finish_at - instance.iteration, straight, MAX_LEAP)
+    count = min(instance.next_finish - instance.iteration, straight, MAX_LEAP)
     if base_ps > 1 << 40:
         count = min(count, max(1, (1 << 56) // base_ps))
     if growth_ps > 1 << 28:
@@ -407,7 +407,7 @@ def leap_length(state, i, straight, base_ps, growth_ps):
     low = 1  # the decodes' blocks of one iteration fit: make_room saw to it
     while low < count:
         middle = (low + count + 1) >> 1
-        if growth_need(state, i, instance.iteration, middle) <= room:
+        if growth_need(state, i, 0, middle) <= room:
             low = middle
         else:
             count = middle - 1

@@ -59,20 +59,26 @@ def finish(state, policies, i, r):
 def finish_decodes(state, policies, i):
     """Finish the decoding requests of instance i that have all their tokens, in ascending row order; returns how many."""
     finished = 0
-    iteration = state.instances[i].iteration
-    while True:
+    instance = state.instances[i]
+    iteration = instance.iteration
+    batch = state.batch
+    while iteration >= instance.next_finish:
         chosen = -1
+        following = NEVER_PS
         for slot in range(state.views[i].decoding):
-            if state.batch[i, FINISH_AT, slot] == iteration and (
-                chosen < 0 or state.batch[i, RUNNING, slot] < state.batch[i, RUNNING, chosen]
-            ):
+            finish_at = batch[i, FINISH_AT, slot]
+            if finish_at != iteration:
+                following = min(following, finish_at)
+            elif chosen < 0 or batch[i, RUNNING, slot] < batch[i, RUNNING, chosen]:
                 chosen = slot
         if chosen < 0:
-            return finished
-        r = state.batch[i, RUNNING, chosen]
-        leave_decode(state, i, chosen)
-        finish(state, policies, i, r)
-        finished += 1
+            instance.next_finish = following
+        else:
+            r = batch[i, RUNNING, chosen]
+            leave_decode(state, i, chosen)
+            finish(state, policies, i, r)
+            finished += 1
+    return finished
 
 
 @kernel

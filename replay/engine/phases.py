@@ -79,16 +79,29 @@ def count_first(state, i, now_ps, gap_ps):
     instance.gap_ps = 0
 
 
+@inlined
+def growth_now(state, i):
+    """Return the KV blocks that the decodes of instance i need for their next iteration."""
+    return state.growth[i, state.instances[i].residue]
+
+
 @kernel
-def growth_need(state, i, first, count):
-    """Return the KV blocks that decodes of instance i need in iterations first .. first+count-1.
+def growth_need(state, i, skip, count):
+    """Return the KV blocks that decodes of instance i need in `count` iterations, after the next `skip` ones.
 
     cost : O(min(count, block_tokens))
     """
     block_tokens = state.growth.shape[1]
-    blocks = (count // block_tokens) * state.views[i].decoding
-    for k in range(count % block_tokens):
-        blocks += state.growth[i, (first + k) % block_tokens]
+    blocks = 0
+    if count >= block_tokens:
+        blocks = (count // block_tokens) * state.views[i].decoding
+        count = count % block_tokens
+    where = state.instances[i].residue + skip
+    for _ in range(count):
+        if where >= block_tokens:
+            where -= block_tokens
+        blocks += state.growth[i, where]
+        where += 1
     return blocks
 
 
@@ -108,15 +121,18 @@ def settle_iterations(state, i, count):
         if count > first:
             count_gaps(state, i, base_ps + growth_ps * first, growth_ps, count - first)
             longest = base_ps + growth_ps * (count - 1)
+            batch = state.batch
             for slot in range(view.decoding):
-                if state.batch[i, MAX_GAP, slot] < longest:
-                    state.batch[i, MAX_GAP, slot] = longest
+                batch[i, MAX_GAP, slot] = max(batch[i, MAX_GAP, slot], longest)
         following = min(count, instance.left - 1)  # blocks of the iterations that have begun since
         if following > 0:
-            blocks = growth_need(state, i, instance.iteration + 1, following)
+            blocks = growth_need(state, i, 1, following)
             if blocks > 0:
                 take_private(state.cache, view, instance, i, blocks)
         instance.iteration += count
+        residue = instance.residue + count
+        block_tokens = state.growth.shape[1]
+        instance.residue = residue if residue < block_tokens else residue % block_tokens
         instance.kv_tokens += np.int64(view.decoding) * count
         instance.tokens_out += np.int64(view.decoding) * count
         instance.last_decode_ps = instance.start_ps + elapsed_ps
@@ -187,13 +203,16 @@ def join_decode(state, i, r):
     if slot == 0:
         instance.last_decode_ps = job.last_token_ps
     fresh = job.last_token_ps != instance.last_decode_ps
-    state.batch[i, FINISH_AT, slot] = instance.iteration + job.output_tokens - request.generated_tokens
     state.batch[i, MAX_GAP, slot] = job.max_itl_ps
     state.batch[i, RUNNING, slot] = r
     state.batch[i, LAST_TOKEN, slot] = job.last_token_ps if fresh else NONE
     if fresh:
         instance.fresh += 1
-    residue = (instance.iteration + 1 - context) % state.growth.shape[1]
+    finish_at = instance.iteration + job.output_tokens - request.generated_tokens
+    state.batch[i, FINISH_AT, slot] = finish_at
+    if slot == 0 or finish_at < instance.next_finish:
+        instance.next_finish = finish_at
+    residue = (instance.residue + 1 - context) % state.growth.shape[1]
     state.growth[i, residue] += 1
     state.tiers[i, request.tier] += 1
     instance.kv_tokens += context
@@ -213,7 +232,7 @@ def leave_decode(state, i, slot):
     left = state.batch[i, FINISH_AT, slot] - instance.iteration
     generated = job.output_tokens - left
     context = request.prompt_tokens + generated
-    residue = (instance.iteration + 1 - context) % state.growth.shape[1]
+    residue = (instance.residue + 1 - context) % state.growth.shape[1]
     state.growth[i, residue] -= 1
     state.tiers[i, request.tier] -= 1
     instance.kv_tokens -= context

@@ -96,6 +96,7 @@ INSTANCE = np.dtype([
     ("growth_ps", "i8"),           # by how much each further iteration of the leap costs more
     ("end_ps", "i8"),              # when the phase ends, NEVER_PS when idle
     ("iteration", "i8"),           # decode iterations completed
+    ("next_finish", "i8"),         # no decoding request finishes before this many iterations
     ("kv_tokens", "i8"),           # context of the decoding requests in the next iteration
     ("last_decode_ps", "i8"),      # when the decoding requests last received a token
     ("gap_ps", "i8"),              # extra gap before the first token of this phase (paused decodes)
@@ -106,6 +107,7 @@ INSTANCE = np.dtype([
     ("phase_prefill_tokens", "i4"),
     ("decodes", "i1"),             # the phase runs the decoding requests
     ("may_evict", "i1"),           # growth in this leap may evict
+    ("residue", "i4"),             # iteration modulo block_tokens
     ("fresh", "i4"),               # decoding requests that wait for their first token here
     ("queue", "i4"),               # pairing heap of waiting requests
     ("prefill_head", "i4"), ("prefill_tail", "i4"),

@@ -25,8 +25,14 @@ def make_room(twin: Twin, server: Server) -> bool:
 
 
 def preempt_by_order(twin: Twin, server: Server, left: int) -> None:
-    """Let the head of the queue take the place of a running request that it outranks by more than its margin."""
-    while (head := server.head) is not None:
+    """Let the head of the queue take the place of a running request that it outranks by more than its margin.
+
+    At most as often as there were running requests, so that two cannot push each other out for ever.
+    """
+    for _ in range(len(server.running)):
+        head = server.head
+        if head is None:
+            return
         wants = head.handed_off or left > 0
         blocked = len(server.running) >= server.max_batch or not server.fits(head)
         worst = server.worst

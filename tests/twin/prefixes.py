@@ -189,9 +189,11 @@ class BlockCache:
     def insert(self, chain: list[Run], blocks: int, now_ps: int) -> None:
         """Take in a copy of the first `blocks` blocks of a chain, as far as there is room."""
         path = self.path(chain)
-        self.pin(path)
         have = sum(len(resident.blocks) for resident in path)
-        taken = max(0, min(blocks - have, self.free_blocks + self.cached_blocks))
+        if have >= blocks:
+            return
+        self.pin(path)
+        taken = min(blocks - have, self.free_blocks + self.cached_blocks)
         self.take(taken)
         self.private_blocks -= taken
         place = max(0, len(path) - 1)

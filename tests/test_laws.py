@@ -1,0 +1,172 @@
+"""Laws that hold whatever the policies do: nothing is lost, time never runs back, and Little's law at every station."""
+
+from collections.abc import Iterator
+from random import Random
+
+import numpy as np
+import pytest
+
+from replay.engine import schema
+from replay.engine.schema import KINDS, State
+from tests.odd_policies import registered
+from tests.scenarios import Scenario, scenario
+from tests.sessions import finished, session_of
+
+SEEDS = range(3000, 3030)
+FEW_SEEDS = range(3000, 3010)
+PLACED = (schema.FETCHING, schema.WAITING, schema.HANDOFF)
+
+
+@pytest.fixture(autouse=True)
+def odd() -> Iterator[None]:
+    """Offer the odd policies to the scenarios."""
+    with registered():
+        yield
+
+
+def case_of(seed: int) -> Scenario:
+    """Return a scenario small enough to look at after every event."""
+    return scenario(Random(seed), 25)
+
+
+def check_blocks(state: State) -> None:
+    """Every KV block of every instance is in one place; a cached prefix has everything before it."""
+    views, instances, slots = state.views, state.instances, state.cache.slots
+    parts = views["free_blocks"] + views["cached_blocks"] + instances["private_blocks"] + instances["pinned_blocks"]
+    assert (parts == views["total_blocks"]).all()
+    assert (views["free_blocks"] >= 0).all() and (instances["private_blocks"] >= 0).all()
+    for i in range(state.cache.slot_of.shape[1]):
+        resident = state.cache.slot_of[:, i] >= 0
+        rows = slots[i][state.cache.slot_of[resident, i]]
+        assert rows["blocks"][rows["pins"] == 0].sum() == views["cached_blocks"][i]
+        assert rows["blocks"][rows["pins"] > 0].sum() == instances["pinned_blocks"][i]
+        for row in rows:
+            node = state.cache.nodes[row["node"]]
+            assert 0 < row["blocks"] <= node["blocks"]
+            if node["parent"] >= 0:
+                above = slots[i][state.cache.slot_of[node["parent"], i]]
+                assert resident[node["parent"]] and above["blocks"] == state.cache.nodes[node["parent"]]["blocks"]
+                assert above["pins"] >= row["pins"]
+
+
+def check_requests(state: State) -> None:
+    """The counts of the views are the requests that are there, each in one place."""
+    stage, jobs, views = state.jobs["stage"], state.jobs, state.views
+    where = np.where(stage == schema.HANDOFF, jobs["decode_instance"], jobs["instance"])
+    for i in range(len(views)):
+        assert views["waiting"][i] == np.count_nonzero(np.isin(stage, PLACED) & (where == i))
+        decoding = np.count_nonzero((stage == schema.DECODING) & (jobs["decode_instance"] == i))
+        prefilling = np.count_nonzero((stage == schema.PREFILLING) & (jobs["instance"] == i))
+        assert views["decoding"][i] == decoding
+        assert views["running"][i] == decoding + prefilling <= views["max_batch"][i]
+    assert state.cluster["held_count"][0] == np.count_nonzero(stage == schema.HELD)
+    assert state.cluster["gone"][0] == np.count_nonzero(stage == schema.GONE)
+
+
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_conservation_after_every_event(seed: int) -> None:
+    """Blocks and requests are conserved, and time never runs back, event by event."""
+    session = session_of(case_of(seed))
+    now_ps, done = 0, False
+    while not done:
+        done = session.advance(1)
+        assert session.state.cluster["now_ps"][0] >= now_ps
+        now_ps = session.state.cluster["now_ps"][0]
+        check_blocks(session.state)
+        check_requests(session.state)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_left_at_the_end(seed: int) -> None:
+    """Empty queues, no block in use, no token owed; every request has one row and one end."""
+    state = finished(session_of(case_of(seed))).state
+    check_blocks(state)
+    check_requests(state)
+    held = state.cluster["held_count"][0]
+    assert np.count_nonzero(state.jobs["stage"] != schema.GONE) == held + np.count_nonzero(
+        state.jobs["stage"] == schema.PENDING
+    )
+    for name in ("waiting", "running", "decoding", "queued_tokens", "waiting_tokens"):
+        assert (state.views[name] == 0).all(), name
+    assert (state.instances["private_blocks"] == 0).all() and (state.instances["pinned_blocks"] == 0).all()
+    assert (state.jobs["private_blocks"] == 0).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rows_are_consistent(seed: int) -> None:
+    """The times of a request are in order, and it has all its tokens or a reason."""
+    session = finished(session_of(case_of(seed)))
+    rows = session.result().requests
+    assert len(rows) == len(session.trace)
+    for row in rows.iter_rows(named=True):
+        if row["status"] == "finished":
+            times = [row[name] for name in ("arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps")]
+            assert times == sorted(times) and row["generated_tokens"] == row["output_tokens"]
+            assert (row["max_itl_ps"] is None) == (row["output_tokens"] == 1)
+            assert (row["finish_ps"] == row["first_token_ps"]) == (row["output_tokens"] == 1)
+        else:
+            assert row["finish_ps"] is None
+        assert 0 <= row["hit_tokens"] < row["prompt_tokens"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tokens_are_conserved(seed: int) -> None:
+    """Prefill computed what no cache gave, once more for each preemption; gaps number the tokens but the first."""
+    state = finished(session_of(case_of(seed))).state
+    jobs, requests = state.jobs, state.requests
+    began, generated = jobs["scheduled_ps"] >= 0, int(requests["generated_tokens"].sum())
+    assert state.instances["tokens_out"].sum() == generated
+    assert state.histogram.sum() == generated - np.count_nonzero(jobs["first_token_ps"] >= 0)
+    least = (requests["prompt_tokens"] - jobs["hit_tokens"])[began].sum()
+    computed = state.instances["prefill_done_tokens"].sum()
+    assert computed == least if jobs["preemptions"].sum() == 0 else computed > 0
+
+
+def stays(log: np.ndarray, jobs: np.ndarray, instances: int) -> tuple[list[int], list[int]]:
+    """Sum every request's time waiting at and running on each instance, from the event log.
+
+    jobs    : JOB rows at the end; they say where a fetch or handoff went
+    returns : waiting, running [ps], (instances,) each; a request waits from the moment that it is sent
+    """
+    waiting, running = [0] * instances, [0] * instances
+    since: dict[int, tuple[list[int], int, int]] = {}  # request -> sum to add to, instance, from when
+
+    def move(request: int, time_ps: int, total: list[int] | None, instance: int) -> None:
+        if request in since:
+            before, place, start_ps = since.pop(request)
+            before[place] += time_ps - start_ps
+        if total is not None:
+            since[request] = (total, instance, time_ps)
+
+    for event in log:
+        kind = KINDS[event["kind"]]
+        request, time_ps, instance = (int(event[name]) for name in ("request", "time_ps", "instance"))
+        if kind == "admit":
+            move(request, time_ps, running, instance)
+        elif kind == "preempt" or (kind == "enqueue" and request not in since):
+            move(request, time_ps, waiting, instance)
+        elif kind == "fetch":
+            move(request, time_ps, waiting, int(jobs["prefill_instance"][request]))
+        elif kind == "handoff":
+            move(request, time_ps, waiting, int(jobs["decode_instance"][request]))
+        elif kind in ("finish", "fail"):
+            move(request, time_ps, None, instance)
+    assert not since, "a request stayed for ever"
+    return waiting, running
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_littles_law(seed: int) -> None:
+    """At every station the time integral of the number of requests is the sum of their stays.
+
+    The kernel integrates its counts, event by event; the stays come from the event log, request by request.
+    """
+    session = finished(session_of(case_of(seed), events=True))
+    state = session.state
+    log = np.concatenate([np.asarray(part) for part in session.log])
+    waiting, running = stays(log, state.jobs, len(state.instances))
+    # Sums of float seconds: each of at most one addition a change rounds by 2^-53 of the total.
+    bound = 1e-15 * (len(log) + 1)
+    for i in range(len(state.instances)):
+        assert state.instances["waiting_area"][i] == pytest.approx(waiting[i] * 1e-12, rel=bound, abs=1e-24)
+        assert state.instances["running_area"][i] == pytest.approx(running[i] * 1e-12, rel=bound, abs=1e-24)
