@@ -70,7 +70,7 @@ def random_trace(random: Random, requests: int, trace_block_tokens: int) -> Trac
         arrival_ps += random.choice(gaps)
     shared = random.random() < 0.8
     chains, prompts = random_prefixes(random, requests, trace_block_tokens, shared)
-    most_output = random.choice([1, 3, 12, 40, 40])
+    most_output = random.choice([1, 3, 12, 40, 40, 40, 300])
     columns: dict[str, Any] = {
         "arrival_s": arrivals,
         "prompt_tokens": prompts,
@@ -81,8 +81,9 @@ def random_trace(random: Random, requests: int, trace_block_tokens: int) -> Trac
         columns["prefix_blocks"] = chains
     if random.random() < 0.5:
         columns["parent"] = [random.randint(0, row - 1) if row and random.random() < 0.5 else -1 for row in rows]
-        think = [random.choice([0, 0, 1, 150, 4000]) * PS for _ in rows]
-        columns["think_s"] = [pause if parent >= 0 else 0.0 for pause, parent in zip(think, columns["parent"], strict=True)]
+        columns["think_s"] = [
+            random.choice([0, 0, 1, 150, 4000]) * PS if parent >= 0 else 0.0 for parent in columns["parent"]
+        ]
     if random.random() < 0.5:
         columns["tenant"] = [random.choice("ab") for _ in rows]
     return build("scenario", columns, trace_block_tokens if shared else None)
@@ -147,7 +148,7 @@ def random_profile(random: Random) -> Profile:
     kind = random.choice(["constant", "linear", "linear", "piecewise"])
     if kind == "constant":
         return small_profile(iteration_ps=random.choice([1, 100]))
-    coefficients = {
+    coefficients: dict[str, Any] = {
         "prefill_token_ps": random.choice([0, 3, 11]),
         "prefill_token_sq_fs": random.choice([0, 17, 2001]),
         "decode_request_ps": random.choice([0, 5]),

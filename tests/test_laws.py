@@ -36,15 +36,17 @@ def check_blocks(state: State) -> None:
     assert (parts == views["total_blocks"]).all()
     assert (views["free_blocks"] >= 0).all() and (instances["private_blocks"] >= 0).all()
     for i in range(state.cache.slot_of.shape[1]):
-        resident = state.cache.slot_of[:, i] >= 0
-        rows = slots[i][state.cache.slot_of[resident, i]]
+        row_of = np.where(state.cache.slot_of[:, i] < -1, -2 - state.cache.slot_of[:, i], state.cache.slot_of[:, i])
+        resident = row_of >= 0
+        rows = slots[i][row_of[resident]]
         assert rows["blocks"][rows["pins"] == 0].sum() == views["cached_blocks"][i]
         assert rows["blocks"][rows["pins"] > 0].sum() == instances["pinned_blocks"][i]
         for row in rows:
             node = state.cache.nodes[row["node"]]
             assert 0 < row["blocks"] <= node["blocks"]
+            assert (row["blocks"] == node["blocks"]) == (state.cache.slot_of[row["node"], i] >= 0)
             if node["parent"] >= 0:
-                above = slots[i][state.cache.slot_of[node["parent"], i]]
+                above = slots[i][row_of[node["parent"]]]
                 assert resident[node["parent"]] and above["blocks"] == state.cache.nodes[node["parent"]]["blocks"]
                 assert above["pins"] >= row["pins"]
 

@@ -18,10 +18,11 @@ from tests.scenarios import TIERS, Scenario, scenario, scenarios
 from tests.sessions import SLICES, binned, engine_rows, engine_run
 from tests.twin import run
 from tests.twin.model import FIELDS
+from traces.jit import INTERPRETED
 
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-SEEDS, BATCH = 240, 20
-INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 5, 8
+SEEDS, BATCH = 400, 40
+INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 16, 10
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,7 @@ def test_interpreted_equals_compiled() -> None:
 
 def print_digests() -> None:
     """Print the digests that `test_interpreted_equals_compiled` compares."""
+    assert INTERPRETED, "set NUMBA_DISABLE_JIT=1"
     for seed in range(INTERPRETED_SEEDS):
         print(engine_run(scenario(Random(seed), INTERPRETED_REQUESTS)).digest)
 

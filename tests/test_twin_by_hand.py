@@ -34,7 +34,8 @@ def test_chunked_prefill_of_two_requests():
 def test_quadratic_and_kv_terms():
     """A chunk [a, b) adds b^2 - a^2, a decode its context: prompt and the tokens generated so far."""
     profile = small_profile(iteration_ps=7, prefill_token_sq_fs=500, kv_token_ps=3)
-    found = run(small_trace([(0, 6, 3)]), small_cluster([small_instance("mixed", profile, token_budget=4)]), small_policies())
+    cluster = small_cluster([small_instance("mixed", profile, token_budget=4)])
+    found = run(small_trace([(0, 6, 3)]), cluster, small_policies())
     first = 7 + 500 * 16 // 1000
     second = first + 7 + 500 * (36 - 16) // 1000
     assert found["first_token_ps"] == [second]
@@ -177,7 +178,8 @@ def test_whole_prompts_beyond_the_budget():
 
 def test_turns_follow_their_parents():
     """A turn arrives its think time after its parent; with a rejected or failed parent it never does."""
-    trace = small_trace([(0, 4, 1), (0, 4, 1), (5, 500, 1), (9, 4, 1)], parent=[-1, 0, -1, 2], think_s=[0, 60e-12, 0, 0])
+    rows = [(0, 4, 1), (0, 4, 1), (5, 500, 1), (9, 4, 1)]
+    trace = small_trace(rows, parent=[-1, 0, -1, 2], think_s=[0, 60e-12, 0, 0])
     found = run(trace, one(), small_policies())
     assert found["arrival_ps"] == [0, 140 + 60, 5, -1]
     assert found["status"] == ["finished", "finished", "failed", "failed"]

@@ -110,3 +110,25 @@ def cut(previous, children, ends):  # type: ignore[no-untyped-def]
             node_of[block] = node_of[before]
         blocks[node_of[block]] += 1
     return node_of, parent, blocks, start_blocks
+
+
+@entry()
+def preorder(parent):  # type: ignore[no-untyped-def]
+    """Return each node's number in a walk from the roots that finishes a branch before the next: int32 (nodes,)."""
+    size = np.ones(len(parent), np.int32)
+    for n in range(len(parent) - 1, -1, -1):
+        if parent[n] >= 0:
+            size[parent[n]] += size[n]
+    number = np.empty(len(parent), np.int32)
+    free = np.empty(len(parent), np.int32)  # number of the next child of each node
+    root = np.int32(0)
+    for n in range(len(parent)):
+        above = parent[n]
+        if above < 0:
+            number[n] = root
+            root += size[n]
+        else:
+            number[n] = free[above]
+            free[above] += size[n]
+        free[n] = number[n] + 1
+    return number

@@ -9,10 +9,17 @@ from replay.engine.jit import inlined, kernel
 
 
 @inlined
+def row_of(cache, node, i):
+    """Return the row of `slots` that node has on instance i, -1 if it is not resident."""
+    s = cache.slot_of[node, i]
+    return s if s >= NONE else -2 - s
+
+
+@inlined
 def deepest_resident(cache, leaf, i):
     """Return the deepest node on the path to `leaf` that is resident on instance i, wholly or in part; -1 if none."""
     node = leaf
-    while node >= 0 and cache.slot_of[node, i] < 0:
+    while node >= 0 and cache.slot_of[node, i] == NONE:
         node = cache.nodes[node].parent
     return node
 
@@ -22,7 +29,7 @@ def resident_blocks(cache, node, i):
     """Return the blocks from the root to the end of what is resident of `node` [cluster blocks]."""
     if node < 0:
         return 0
-    slot = cache.slots[i, cache.slot_of[node, i]]
+    slot = cache.slots[i, row_of(cache, node, i)]
     return slot.start_blocks + slot.blocks
 
 
@@ -84,7 +91,7 @@ def unpinned_blocks(cache, node, i):
     """Return how many blocks on the resident path to `node` are cached, so that pinning it would take them away."""
     blocks = 0
     while node >= 0:
-        slot = cache.slots[i, cache.slot_of[node, i]]
+        slot = cache.slots[i, row_of(cache, node, i)]
         if slot.pins > 0:
             return blocks  # every ancestor of a pinned node is pinned
         blocks += slot.blocks
@@ -97,7 +104,7 @@ def pin_path(cache, view, instance, i, node):
     """Hold every node from `node` to the root on instance i; cached blocks become pinned. Modified in place."""
     slots = cache.slots
     while node >= 0:
-        s = cache.slot_of[node, i]
+        s = row_of(cache, node, i)
         slot = slots[i, s]
         if slot.pins == 0:
             unlink(slots, instance, i, s)
@@ -117,7 +124,7 @@ def release_path(state, policies, i, node):
     now_ps = state.cluster[0].now_ps
     floor = -1e308
     while node >= 0:
-        s = cache.slot_of[node, i]
+        s = row_of(cache, node, i)
         slot = slots[i, s]
         slot.pins -= 1
         if floor > slot.floor:
@@ -155,6 +162,7 @@ def evict(cache, view, instance, i, blocks):
         slot = slots[i, s]
         if slot.blocks > blocks:
             slot.blocks -= blocks
+            cache.slot_of[slot.node, i] = -2 - s
             return
         blocks -= slot.blocks
         unlink(slots, instance, i, s)
@@ -181,7 +189,7 @@ def free_private(view, instance, blocks):
 
 @inlined
 def new_slot(cache, instance, i, node, now_ps):
-    """Give a node a row on instance i, held once and still without blocks; returns the row. Modified in place."""
+    """Give a node a row on instance i, held once and still without blocks; returns the row, for the caller to note in slot_of."""
     s = instance.slot_free
     if s >= 0:
         instance.slot_free = cache.slots[i, s].next
@@ -198,7 +206,6 @@ def new_slot(cache, instance, i, node, now_ps):
     slot.start_blocks = cache.nodes[node].start_blocks
     slot.uses = 0
     slot.pins = 1
-    cache.slot_of[node, i] = s
     return s
 
 
@@ -216,7 +223,7 @@ def publish(state, i, r):
     held = job.pinned
     node = job.leaf
     while node >= 0:
-        s = cache.slot_of[node, i]
+        s = row_of(cache, node, i)
         ours = node == held  # from here to the root r holds every node already
         if s < 0:
             s = new_slot(cache, instance, i, node, now_ps)
@@ -230,6 +237,7 @@ def publish(state, i, r):
         missing = cache.nodes[node].blocks - slot.blocks
         already = slot.blocks - held_blocks(job, cache, node, ours)
         slot.blocks += missing
+        cache.slot_of[node, i] = s
         instance.pinned_blocks += missing
         instance.private_blocks -= missing
         free_private(view, instance, already)
@@ -270,7 +278,7 @@ def insert(state, policies, i, leaf, target_blocks):
         node = cache.nodes[node].parent
     deepest = node
     while node >= 0 and extra > 0:
-        s = cache.slot_of[node, i]
+        s = row_of(cache, node, i)
         if s < 0:
             s = new_slot(cache, instance, i, node, now_ps)
         slot = cache.slots[i, s]
@@ -278,6 +286,7 @@ def insert(state, policies, i, leaf, target_blocks):
         upto = whole if whole < end else end
         added = upto - slot.start_blocks - slot.blocks
         slot.blocks += added
+        cache.slot_of[node, i] = s if upto == whole else -2 - s
         extra -= added
         instance.pinned_blocks += added
         instance.private_blocks -= added

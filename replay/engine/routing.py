@@ -67,31 +67,54 @@ def observe(state, r):
     """Bring what admit and route read up to date for request r, modified in place: blocks and hits, if they read them."""
     cluster = state.cluster[0]
     count = cluster.num_prefill
-    for i in range(count):
-        instance = state.instances[i]
-        if instance.left > 1 and (cluster.reads_blocks or (cluster.reads_hits and instance.may_evict)):
+    if cluster.reads_blocks:
+        for i in range(count):
             settle(state, i)
     if not cluster.reads_hits:
         return
+    cache = state.cache
+    slot_of = cache.slot_of
     views = state.prefill_views
+    job = state.jobs[r]
+    prompt = state.requests[r].prompt_tokens
     for i in range(count):
         views[i].hit_tokens = NONE
-    node = state.jobs[r].leaf if cluster.cache else NONE
+    node = job.leaf if cluster.cache else NONE
     unknown = count
-    prompt = state.requests[r].prompt_tokens
     while node >= 0 and unknown > 0:
+        end = cache.nodes[node].start_blocks + cache.nodes[node].blocks
         for i in range(count):
-            if views[i].hit_tokens < 0:
-                s = state.cache.slot_of[node, i]
-                if s >= 0:
-                    slot = state.cache.slots[i, s]
-                    blocks = slot.start_blocks + slot.blocks
-                    views[i].hit_tokens = usable_tokens(blocks, prompt, views[i].block_tokens)
-                    unknown -= 1
-        node = state.cache.nodes[node].parent
+            s = slot_of[node, i]
+            if s != NONE and views[i].hit_tokens < 0:
+                unknown -= 1
+                if eviction_may_reach(state, i, node):
+                    settle(state, i)
+                    views[i].hit_tokens = hit_tokens(cache, node, i, prompt, views[i].block_tokens)
+                elif s >= 0:
+                    views[i].hit_tokens = usable_tokens(end, prompt, views[i].block_tokens)
+                else:
+                    views[i].hit_tokens = usable_tokens(resident_blocks(cache, node, i), prompt, views[i].block_tokens)
+        node = cache.nodes[node].parent
     for i in range(count):
-        if views[i].hit_tokens < 0:
-            views[i].hit_tokens = 0
+        views[i].hit_tokens = max(views[i].hit_tokens, 0)
+
+
+@inlined
+def eviction_may_reach(state, i, node):
+    """Whether blocks that decodes of instance i took since it was settled may have come out of `node`, or nodes above it.
+
+    They come out of the head of the eviction queue; nodes above `node` leave after it.
+    """
+    instance = state.instances[i]
+    if instance.left <= 1 or not instance.may_evict:
+        return False
+    elapsed_ps = state.cluster[0].now_ps - instance.start_ps
+    if elapsed_ps < instance.base_ps or instance.lru_head < 0:
+        return False
+    begun = min(elapsed_ps // instance.base_ps, instance.left - 1)
+    blocks = state.views[i].decoding * (begun // state.views[i].block_tokens + 1)
+    head = state.cache.slots[i, instance.lru_head]
+    return head.node == node or head.blocks < blocks
 
 
 @kernel

@@ -175,7 +175,7 @@ class Cache(NamedTuple):
     """Prefix caches of all instances on the compressed trie."""
 
     nodes: np.ndarray  # NODE (num_nodes,)                read only
-    slot_of: np.ndarray  # int32 (num_nodes, num_caching)  row of `slots`, -1 where not resident
+    slot_of: np.ndarray  # int32 (num_nodes, num_caching)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
     slots: np.ndarray  # SLOT (num_caching, capacity)
 
 

@@ -69,6 +69,16 @@ def check_invariants(trie: Trie) -> None:
     children = np.bincount(above, minlength=len(nodes))
     mergeable = (children == 1) & ~np.isin(nodes, trie.leaf)
     assert not mergeable.any()
+    # preorder: a node's first child follows it at once, and a branch is finished before the next begins
+    ends = nodes + 1
+    for node in nodes[::-1]:
+        if trie.parent[node] >= 0:
+            ends[trie.parent[node]] = max(ends[trie.parent[node]], ends[node])
+    sizes = np.ones(len(nodes), int)
+    for node in nodes[::-1]:
+        if trie.parent[node] >= 0:
+            sizes[trie.parent[node]] += sizes[node]
+    assert (ends - nodes == sizes).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,8 +96,8 @@ def test_equals_the_naive_twin(paths: list[list[int]], tails: list[int], spread:
     for request, nodes in enumerate(expected):
         path = trie.path(request)
         assert [int(trie.blocks[n]) for n in path] == [len(node) for node in nodes]
-        assert path == [numbers.setdefault(tuple(node), len(numbers)) for node in nodes]
-    assert len(trie.parent) == len(numbers)
+        assert path == [numbers.setdefault(tuple(node), number) for node, number in zip(nodes, path, strict=True)]
+    assert sorted(numbers.values()) == list(range(len(trie.parent)))
 
 
 def test_chunks_do_not_change_the_trie(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,13 @@
 """The twin's events: arrivals, deliveries and ends of iterations, taken one by one as MODEL.md orders them."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from types import FunctionType
-from typing import Any
-
-import numpy as np
 
 from replay.cluster import Cluster
-from replay.engine import draws
-from replay.hardware.units import ps
 from replay.policy import HOLD, Chosen
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
 from tests.twin.plain import Request, Server, ceil_div
-from tests.twin.prefixes import chains
-from traces.schema import LABELS, Trace
+from tests.twin.reading import plain, requests_of
+from traces.schema import Trace
 
 ARRIVAL, DELIVERY, ITERATION = range(3)
 FIELDS = (
@@ -42,50 +35,6 @@ def run(
     while twin.step():
         twin.check()
     return twin.results()
-
-
-def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str], predictions: Any) -> list[Request]:
-    """Read a trace into plain objects."""
-    rows = range(len(trace))
-    keys = draws.request_keys(seed, len(trace))
-    prefixes = chains(trace, cluster.block_tokens)
-    closed = "parent" in trace
-    parents = trace.column("parent").tolist() if closed else [-1 for _ in rows]
-    think = trace.column("think_s").tolist() if closed else [0.0 for _ in rows]
-    tier = [tiers.index(label) for label in trace.column("tier")] if tiers and "tier" in trace else [0 for _ in rows]
-    codes = {name: trace.codes(name).tolist() if name in trace else [-1 for _ in rows] for name in LABELS}
-    arrivals, prompts, outputs = (trace.column(name).tolist() for name in ("arrival_s", "prompt_tokens", "output_tokens"))
-    return [
-        Request(
-            row=row,
-            prompt_tokens=prompts[row],
-            output_tokens=outputs[row],
-            arrival_ps=ps(arrivals[row]) if parents[row] < 0 else -1,
-            random_key=np.uint64(keys[row]),
-            predicted_tokens=-1 if predictions is None else int(predictions[row]),
-            tier=tier[row],
-            tenant=codes["tenant"][row],
-            session=codes["session"][row],
-            kind=codes["kind"][row],
-            parent=parents[row],
-            think_ps=ps(think[row]),
-            chain=prefixes[row],
-        )
-        for row in rows
-    ]
-
-
-def plain(chosen: Chosen) -> partial:
-    """Return a policy as a plain Python function of its slot's arguments, with plain random draws."""
-    function = chosen.policy.function
-    names = {**function.__globals__, "uniform": plain_uniform}
-    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    return partial(copy, **chosen.values)
-
-
-def plain_uniform(key: int, stream: int) -> float:
-    """Return the draw of `replay.engine.draws.uniform`, from unbounded integers."""
-    return (draws.mix(int(key) ^ draws.mix(int(stream))) >> 11) * 2.0**-53
 
 
 class Twin:

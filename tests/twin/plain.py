@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from replay.cluster import Instance
 from replay.hardware.profile import nominal
 from tests.twin.prefixes import BlockCache, Evict, Run
 
@@ -93,7 +94,7 @@ class Link:
 class Server:
     """One instance: its waiting and running requests, its blocks and its link."""
 
-    def __init__(self, index: int, instance, evict: Evict, caches: bool) -> None:
+    def __init__(self, index: int, instance: Instance, evict: Evict, caches: bool) -> None:
         self.index = index
         self.role = instance.role
         self.profile = instance.profile

@@ -1,0 +1,60 @@
+"""What the twin reads: a trace as plain requests, policies as plain functions."""
+
+from collections.abc import Sequence
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from replay.cluster import Cluster
+from replay.engine import draws
+from replay.hardware.units import ps
+from replay.policy import Chosen
+from tests.twin.plain import Request
+from tests.twin.prefixes import chains
+from traces.schema import LABELS, REQUIRED, Trace
+
+
+def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str], predictions: Any) -> list[Request]:
+    """Read a trace into plain objects."""
+    rows = range(len(trace))
+    keys = draws.request_keys(seed, len(trace))
+    prefixes = chains(trace, cluster.block_tokens)
+    closed = "parent" in trace
+    parents = trace.column("parent").tolist() if closed else [-1 for _ in rows]
+    think = trace.column("think_s").tolist() if closed else [0.0 for _ in rows]
+    tier = [tiers.index(label) for label in trace.column("tier")] if tiers and "tier" in trace else [0 for _ in rows]
+    codes = {name: trace.codes(name).tolist() if name in trace else [-1 for _ in rows] for name in LABELS}
+    arrivals, prompts, outputs = (trace.column(name).tolist() for name in REQUIRED)
+    return [
+        Request(
+            row=row,
+            prompt_tokens=prompts[row],
+            output_tokens=outputs[row],
+            arrival_ps=ps(arrivals[row]) if parents[row] < 0 else -1,
+            random_key=np.uint64(keys[row]),
+            predicted_tokens=-1 if predictions is None else int(predictions[row]),
+            tier=tier[row],
+            tenant=codes["tenant"][row],
+            session=codes["session"][row],
+            kind=codes["kind"][row],
+            parent=parents[row],
+            think_ps=ps(think[row]),
+            chain=prefixes[row],
+        )
+        for row in rows
+    ]
+
+
+def plain(chosen: Chosen) -> partial:
+    """Return a policy as a plain Python function of its slot's arguments, with plain random draws."""
+    function = chosen.policy.function
+    names = {**function.__globals__, "uniform": plain_uniform}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    return partial(copy, **chosen.values)
+
+
+def plain_uniform(key: int, stream: int) -> float:
+    """Return the draw of `replay.engine.draws.uniform`, from unbounded integers."""
+    return (draws.mix(int(key) ^ draws.mix(int(stream))) >> 11) * 2.0**-53
