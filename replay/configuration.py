@@ -19,7 +19,8 @@ from replay.hardware.conf import conf_folder
 from replay.policy import SLOTS, load_all, load_file, registry
 
 NODES = ("trace", "cluster", "hardware", "model", "policy", "slo")
-KEYS = (*NODES, "seed", "out_dir", "leap", "events", "plugins")
+SINGLE_VALUES = ("seed", "out_dir", "leap", "events")
+KEYS = (*NODES, *SINGLE_VALUES, "plugins")
 OPEN_NODES = ("trace.tiers.", "trace.tenants.", "trace.kinds.", "slo.tiers.")  # users name what stands there
 HIGHEST_SEED = 2**63 - 1
 
@@ -90,6 +91,8 @@ def settings(config: Mapping[str, Any]) -> Settings:
     for slot in config["policy"]:
         if slot not in SLOTS:
             raise ConfigError(f"there is no policy slot '{slot}'{near(str(slot), SLOTS)}")
+    if missing := [key for key in SINGLE_VALUES if key not in config]:
+        raise ConfigError(f"the configuration key '{missing[0]}' must have a value, but it was taken away. Set it instead.")
     seed, out_dir = config["seed"], config["out_dir"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= HIGHEST_SEED:
         raise ConfigError(f"seed must be a whole number with 0 <= seed < 2^63, but is {seed!r}. Write seed=7.")
@@ -115,6 +118,9 @@ def sentence(error: Exception, overrides: Iterable[str]) -> str:
         return _no_such_key(full[1] if full else found[1], known_keys(overrides))
     if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
         return f"'{found[1]}' lists several values. Add -m to run each of them, or write key=[a,b] for a list."
+    if "Config group override must be a string" in text:
+        emptied = next((key for key in map(_emptied_group, overrides) if key), "a group")
+        return f"{emptied} must be the name of a configuration, but is null. Leave it out for the default."
     if isinstance(error, OverrideParseException):
         broken = _broken_override(overrides) or getattr(error, "override", None)
         where = f"the argument '{broken}'" if broken else "an argument"
@@ -153,6 +159,11 @@ def near(word: str, known: Iterable[str]) -> str:
 def _is_group(text: str) -> bool:
     key = text.partition("=")[0]
     return "/" in key or key in NODES
+
+
+def _emptied_group(text: str) -> str | None:
+    key, _, value = text.partition("=")
+    return key if value in ("null", "") and _is_group(text) else None
 
 
 def _leaves(node: DictConfig, prefix: str) -> Iterator[str]:

@@ -37,6 +37,13 @@ class Span:
     high: float
     log: bool = False
 
+    def __post_init__(self) -> None:
+        ends = (self.low, self.high)
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
+        if not numbers or self.low > self.high or (self.log and self.low <= 0):
+            raise PolicyError(f"a Span needs finite numbers with low <= high, and low > 0 for log, but got "
+                              f"Span({self.low!r}, {self.high!r}, log={self.log!r})")
+
     def check(self, value: Any) -> float:
         """Return the value as a float, or raise PolicyError."""
         whole = isinstance(self.low, int) and isinstance(self.high, int)
@@ -59,6 +66,10 @@ class Choice:
     values: tuple[Any, ...]
 
     def __init__(self, *values: Any) -> None:
+        if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            raise PolicyError(f"a Choice needs one or more finite numbers or truth values, but got Choice{values!r}")
+        if len({isinstance(value, bool) for value in values}) > 1:
+            raise PolicyError(f"a Choice has numbers or truth values, not both, but got Choice{values!r}")
         object.__setattr__(self, "values", values)
 
     def check(self, value: Any) -> float:
@@ -131,6 +142,8 @@ def _describe(slot: str, function: Callable[..., Any]) -> Policy:
                           f"but takes ({', '.join(p.name for p in parameters)})")
     tunables, defaults = {}, {}
     for parameter in parameters[len(context):]:
+        if parameter.name == "name":
+            raise PolicyError(f"{slot} policy {name!r}: a tunable cannot be called 'name', which names the policy itself")
         if not isinstance(parameter.annotation, Span | Choice) or parameter.default is parameter.empty:
             raise PolicyError(f"{slot} policy {name!r}: tunable {parameter.name!r} needs a range and a default, "
                               f"as in {parameter.name}: Span(0.0, 8.0) = 1.0")
@@ -192,7 +205,7 @@ def load_file(path: str | Path) -> None:
         spec.loader.exec_module(module)
     except PolicyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(f"plug-in {file.name} does not import: {type(error).__name__}: {error}") from error
     after = {(slot, name): id(p) for slot, group in _registry.items() for name, p in group.items()}
     if before == after:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 EVENTS_A_SLICE = 200_000  # about a tenth of a second: how soon Ctrl-C and the progress bar see the replay
 PROGRESS_AFTER_S = 1.0
+MULTIRUN = ("-m", "--multirun")
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -48,19 +49,23 @@ def main(arguments: Sequence[str]) -> int:
     runner = Runner()
     with tempfile.TemporaryDirectory() as scratch:
         # Hydra writes multirun.yaml before it has checked the runs; kept apart, a refused sweep leaves no folder.
-        argv = [*arguments, f"hydra.sweep.dir={json.dumps(scratch)}"] if _sweeps(arguments) else list(arguments)
+        # Its parser wants flags before the first key=value; here -m may stand anywhere.
+        others = [text for text in arguments if text not in MULTIRUN]
+        argv = ["-m", *others, f"hydra.sweep.dir={json.dumps(scratch)}"] if _sweeps(arguments) else others
         try:
             _hydra(argv, runner.task)
             return runner.finish()
         except KeyboardInterrupt:
             runner.interrupted = True
             return runner.finish()
-        except (HydraException, OmegaConfBaseException) as error:
+        except KvreplayError:
+            raise
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(sentence(error, arguments)) from error
 
 
 def _sweeps(arguments: Sequence[str]) -> bool:
-    return any(text in ("-m", "--multirun") for text in arguments)
+    return any(text in MULTIRUN for text in arguments)
 
 
 def _hydra(argv: Sequence[str], task: Callable[[DictConfig], None]) -> None:

@@ -190,5 +190,7 @@ def _choose(slot: str, spec: Any) -> Chosen:
         return spec
     if isinstance(spec, str):
         return choose(slot, spec)
-    params = dict(spec)
-    return choose(slot, params.pop("name"), params)
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise PolicyError(f"policy.{slot} must have the name of a policy and its tunables, but is {spec!r}. Choose one with "
+                          f"policy/{slot}=NAME.")
+    return choose(slot, spec["name"], {key: value for key, value in spec.items() if key != "name"})

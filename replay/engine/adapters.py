@@ -6,6 +6,7 @@ The kernel calls a policy through a first-class function, so that it is compiled
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 from numba import types as t
 
 from replay.engine import schema
+from replay.engine.answers import EXPECTED
 from replay.errors import PolicyError
 from replay.policy import SLOTS, Chosen, Choice, Policy, registry
 from traces.jit import FOLDER, INTERPRETED
@@ -40,31 +42,13 @@ FUNCTION_TYPES = {slot: t.FunctionType(signature) for slot, signature in SIGNATU
 ROWS = {"admit": schema.ADMIT, "route": schema.ROUTE, "decode": schema.DECODE_ROUTE, "order": schema.ORDER,
         "batch": schema.BATCH, "evict": schema.EVICT}
 
-EXPECTED = {
-    "admit": "True or False",
-    "route": "an instance index, HOLD, or (instance index, index to fetch the prefix from)",
-    "decode": "an instance index",
-    "order": "a key, or (key, margin)",
-    "batch": "(prefill_tokens, decode, whole)",
-    "evict": "a score",
-}
-
-# how a policy's answer becomes the slot's return type; a wrong shape fails when it is compiled
-_RETURN = {
-    "admit": "1 if answer else 0",
-    "route": "(answer[0] * 1, answer[1] * 1) if pair else (answer * 1, -1)",
-    "decode": "(answer[0] * 1, answer[1] * 1) if pair else (answer * 1, -1)",
-    "order": "(answer[0] * 1.0, answer[1] * 1.0) if pair else (answer * 1.0, inf)",
-    "batch": "(answer[0] * 1, 1 if answer[1] else 0, 1 if answer[2] else 0)",
-    "evict": "answer * 1.0",
-}
 _compiled: dict[Policy, Callable[..., Any]] = {}
 
 
 def python_function(slot: str, name: str) -> Callable[..., Any]:
     """Return a registered policy for an adapter to call: compiled, or plain when interpreted."""
     function = registry()[slot][name].function
-    return function if INTERPRETED else numba.njit(nogil=True)(function)
+    return function if INTERPRETED else numba.njit(nogil=True, boundscheck=True)(function)
 
 
 def adapter(chosen: Chosen) -> Callable[..., Any]:
@@ -78,23 +62,17 @@ def adapter(chosen: Chosen) -> Callable[..., Any]:
 
 
 def _build(policy: Policy) -> Callable[..., Any]:
-    failures = []
-    for pair in _shapes(policy):
-        try:
-            return _load(policy, _text(policy, pair)).adapter
-        except (numba.core.errors.NumbaError, TypeError) as error:
-            failures.append(error)
-    reason = _first_line(failures[0])
-    raise PolicyError(f"{policy.slot} policy {policy.name!r} does not compile: it must return {EXPECTED[policy.slot]} "
-                      f"and use only what Numba compiles ({reason}; {policy.path.name})")
+    try:
+        return _load(policy, _text(policy)).adapter
+    except Exception as error:  # Numba lets many kinds of errors out of the code it compiles
+        reason = f"rows have no field {error}" if isinstance(error, KeyError) else _first_line(error)
+    raise PolicyError(
+        f"{policy.slot} policy {policy.name!r} does not compile: it must return {EXPECTED[policy.slot]} and use only what "
+        f"Numba compiles and the fields of its rows (replay/engine/schema.py), but {reason} ({policy.path.name})."
+    )
 
 
-def _shapes(policy: Policy) -> list[bool]:
-    """Whether the answer is a tuple: tried in turn, since only the compiler knows."""
-    return [False, True] if policy.slot in ("route", "decode", "order") and not INTERPRETED else [False]
-
-
-def _text(policy: Policy, pair: bool) -> str:
+def _text(policy: Policy) -> str:
     row, values = ROWS[policy.slot], []
     for k, (_, tunable) in enumerate(policy.tunables.items()):
         value = f"tunables[{row}, {k}]"
@@ -102,17 +80,13 @@ def _text(policy: Policy, pair: bool) -> str:
         whole = isinstance(tunable, Choice) and isinstance(tunable.values[0], int) or getattr(tunable, "whole", False)
         values.append(f"{value} != 0.0" if truth else f"int({value})" if whole else value)
     context = ", ".join(SLOTS[policy.slot])
-    answer = _RETURN[policy.slot]
-    if INTERPRETED:
-        answer = answer.replace(" if pair ", " if isinstance(answer, tuple) ")
-    elif " if pair else " in answer:
-        answer = answer.split(" if pair else ")[0 if pair else 1]
     call = ", ".join([context, *values])
     decorator = "" if INTERPRETED else "@numba.njit(SIGNATURES[SLOT], nogil=True, cache=CACHE)\n"
-    return (f"import numba\nfrom math import inf\nfrom replay.engine.adapters import SIGNATURES, python_function\n"
+    return (f"import numba\nfrom replay.engine.adapters import SIGNATURES, python_function\n"
+            f"from replay.engine.answers import {policy.slot}_answer\n"
             f"SLOT, CACHE = {policy.slot!r}, {FOLDER is not None}\n"
             f"policy = python_function(SLOT, {policy.name!r})\n\n\n"
-            f"{decorator}def adapter({context}, tunables):\n    answer = policy({call})\n    return {answer}\n")
+            f"{decorator}def adapter({context}, tunables):\n    return {policy.slot}_answer(policy({call}))\n")
 
 
 def _load(policy: Policy, text: str) -> Any:
@@ -139,11 +113,15 @@ def _load(policy: Policy, text: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [ln.strip() for ln in str(error).splitlines() if ln.strip()]
-    for ln in lines:
-        if ln.startswith(("No implementation", "Unknown attribute", "Cannot unify", "NameError", "Untyped global", "Field")):
-            return ln[:160]
-    return lines[min(1, len(lines) - 1)][:160] if lines else type(error).__name__
+    """Return the line of Numba's long message that names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if shape := re.search(r"policy must return .*, but (returns .*)", str(error)):
+        return f"it {shape.group(1)}"
+    telling = ("No implementation", "Unknown attribute", "Cannot unify", "NameError", "Untyped global", "Field")
+    for line in lines:
+        if line.startswith(telling):
+            return line[:200]
+    return lines[min(1, len(lines) - 1)][:200] if lines else type(error).__name__
 
 
 def tunables(chosen: dict[str, Chosen]) -> np.ndarray:

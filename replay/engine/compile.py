@@ -8,8 +8,8 @@ from numba import types as t
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.jit import compile_helpers
 from replay.engine.kernel import advance
-from replay.engine.schema import State
-from replay.engine.state import state_at, table
+from replay.engine.schema import Policies, State
+from replay.engine.state import policies_at, state_at, table
 from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
@@ -25,7 +25,7 @@ def is_compiled() -> bool:
 
 def advance_table(words, admit, route, decode, order, batch, evict, max_events):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
-    return advance(state_at(words), admit, route, decode, order, batch, evict, max_events)
+    return advance(state_at(words), policies_at(words, admit, route, decode, order, batch, evict), max_events)
 
 
 def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> int:
@@ -35,7 +35,7 @@ def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> i
     returns   : DONE, PAUSED or FAULT
     """
     if INTERPRETED:
-        return advance(state, *functions, max_events)
+        return advance(state, Policies(*functions), max_events)
     load()
     return _compiled[0](table(state), *functions, max_events)
 

@@ -32,14 +32,11 @@ def _register(dispatcher: Any) -> Any:
 
 def compile_helpers() -> None:
     """Compile every helper in the order of definition, callees first; done once, and only when the event loop is not cached."""
-    from replay.engine import schema
-    from replay.engine.adapters import FUNCTION_TYPES
-    from replay.engine.state import STATE, TYPES
+    from replay.engine.state import POLICIES, STATE, TYPES
 
-    policies = t.NamedTuple(tuple(FUNCTION_TYPES[name] for name in schema.Policies._fields), schema.Policies)
-    named = {"state": STATE, "cache": STATE, "cost": STATE, "policies": policies, "jobs": TYPES["jobs"], "slots": TYPES["slots"],
+    named = {"state": STATE, "cache": STATE, "cost": STATE, "policies": POLICIES, "jobs": TYPES["jobs"], "slots": TYPES["slots"],
              "segments": TYPES["segments"], "tree": TYPES["tree"], "view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype,
-             "instance": TYPES["instances"].dtype, **FUNCTION_TYPES, **dict.fromkeys(TRUTHS, t.boolean)}
+             "instance": TYPES["instances"].dtype, **dict.fromkeys(TRUTHS, t.boolean)}
     level = numba.config.OPT
     numba.config.OPT = type(level)(1)  # helpers are optimised fully where they end up, inside the event loop: half the time to compile
     try:

@@ -23,7 +23,6 @@ from replay.engine.schema import (
     PREFILL,
     RUNNING,
     TIME_RANGE,
-    Policies,
 )
 from replay.engine.tree import first_event
 from replay.engine.jit import inlined, kernel
@@ -191,14 +190,13 @@ def log_is_full(state):
 
 
 @kernel
-def advance(state, admit, route, decode, order, batch, evict, max_events):
+def advance(state, policies, max_events):
     """Run at most `max_events` events of a replay, modified in place.
 
-    state   : State
+    state   : State; policies: Policies
     returns : DONE (nothing is left to happen), PAUSED, or FAULT (cluster.fault, fault_at and fault_value say which)
     cost    : O(log instances + batch) per event
     """
-    policies = Policies(admit, route, decode, order, batch, evict)
     cluster = state.cluster[0]
     for _ in range(max_events):
         if log_is_full(state):

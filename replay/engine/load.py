@@ -9,6 +9,7 @@ from replay.engine import schema
 from replay.engine.adapters import tunables
 from replay.engine.draws import request_keys
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
+from replay.engine.tree import empty_tree
 from replay.errors import TraceError
 from replay.hardware import nominal
 from replay.hardware.units import fs, ps, ps_array
@@ -51,7 +52,7 @@ def state_of(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], s
         batch=np.zeros((num_instances, 4, widest), np.int64),
         growth=np.zeros((num_instances, cluster.block_tokens), np.int32),
         tiers=np.zeros((num_instances, num_tiers), np.int32),
-        tree=np.full(2 * leaves, NEVER_PS, np.int64),
+        tree=empty_tree(leaves),
         histogram=np.zeros((num_tiers, schema.BINS), np.int64),
         tunables=tunables(dict(chosen)),
         log=np.zeros(LOG_CAPACITY if options["events"] else 1, schema.EVENT),

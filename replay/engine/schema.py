@@ -199,7 +199,7 @@ class State(NamedTuple):
     batch: np.ndarray  # int64 (num_instances, 4, max_batch)
     growth: np.ndarray  # int32 (num_instances, block_tokens): decoding requests by the residue at which they need a block
     tiers: np.ndarray  # int32 (num_instances, num_tiers): decoding requests by tier
-    tree: np.ndarray  # int64 (2 * leaves,): next event of every link and instance
+    tree: np.ndarray  # int64 (4 * leaves,): next event of every link and instance
     histogram: np.ndarray  # int64 (num_tiers, BINS): gaps between tokens
     tunables: np.ndarray  # float64 (6, MAX_TUNABLES), read only
     log: np.ndarray  # EVENT (capacity,)

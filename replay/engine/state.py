@@ -16,9 +16,11 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, register_model
 
 from replay.engine import schema
+from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
 WORDS = 4  # address and up to three lengths
+FUNCTION_WORDS = 3  # of a first-class function in compiled code
 # name -> (element type, dimensions), in the order of the table; the parts of `cache` and `cost` stand beside the rest
 ARRAYS: dict[str, tuple[Any, int]] = {
     "cluster": (schema.CLUSTER, 1), "requests": (schema.REQUEST, 1), "jobs": (schema.JOB, 1), "views": (schema.VIEW, 1),
@@ -37,17 +39,18 @@ def arrays(state: State) -> list[np.ndarray]:
 
 
 def table(state: State) -> np.ndarray:
-    """Return the addresses and lengths of a state's arrays, int64 (arrays * WORDS,); the state must outlive it.
+    """Return the addresses and lengths of a state's arrays, and room for the policies; the state must outlive it.
 
     raises : TypeError if an array has another type, shape or layout than ARRAYS says: compiled code would read nonsense
     """
-    rows = np.zeros((len(ARRAYS), WORDS), np.int64)
+    words = np.zeros(len(ARRAYS) * WORDS + len(schema.Policies._fields) * FUNCTION_WORDS, np.int64)
+    rows = words[: len(ARRAYS) * WORDS].reshape(len(ARRAYS), WORDS)
     for row, (name, (dtype, dimensions)), array in zip(rows, ARRAYS.items(), arrays(state), strict=True):
         if array.dtype != dtype or array.ndim != dimensions or not array.flags.c_contiguous:
             raise TypeError(f"state.{name} must be a contiguous {dimensions}-d array of {dtype}, but is {array.dtype} {array.shape}")
         row[0] = array.ctypes.data
         row[1 : 1 + dimensions] = array.shape
-    return rows.ravel()
+    return words
 
 
 class StateType(t.Type):
@@ -70,6 +73,60 @@ def state_at(typingctx, table_type):
         return builder.bitcast(array.data, cgutils.voidptr_t)
 
     return STATE(table_type), build
+
+
+class PoliciesType(t.Type):
+    """The Numba type of the chosen policies: a pointer to their first-class functions behind the state's table."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ReplayPolicies")
+
+
+POLICIES = PoliciesType()
+register_model(PoliciesType)(models.OpaqueModel)
+
+
+@intrinsic
+def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict):
+    """Keep six first-class functions behind the table and return them as one pointer."""
+
+    def build(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        base = builder.gep(array.data, [ir.IntType(64)(len(ARRAYS) * WORDS)])
+        for k, function in enumerate(arguments[1:]):
+            place = builder.gep(base, [ir.IntType(64)(k * FUNCTION_WORDS)])
+            builder.store(function, builder.bitcast(place, function.type.as_pointer()))
+        return builder.bitcast(base, cgutils.voidptr_t)
+
+    return POLICIES(table_type, admit, route, decode, order, batch, evict), build
+
+
+def _lower_policy(name: str, place: int) -> None:
+    """Say how compiled code loads one policy."""
+
+    @lower_getattr(PoliciesType, name)
+    def get(context, builder, policies_type, policies):
+        words = builder.bitcast(policies, ir.IntType(64).as_pointer())
+        kind = context.get_value_type(FUNCTION_TYPES[name])
+        at = builder.bitcast(builder.gep(words, [ir.IntType(64)(place * FUNCTION_WORDS)]), kind.as_pointer())
+        loaded = builder.load(at)
+        loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return loaded
+
+
+for _place, _name in enumerate(schema.Policies._fields):
+    _lower_policy(_name, _place)
+
+
+@infer_getattr
+class PolicyAttributes(AttributeTemplate):
+    """Types of the policies in compiled code."""
+
+    key = PoliciesType
+
+    def generic_resolve(self, policies, name):
+        """Return the type of one policy."""
+        return FUNCTION_TYPES.get(name)
 
 
 def _lower(name: str, place: int, array_type: t.Array) -> None:

@@ -1,35 +1,43 @@
-"""The next event of every link and instance, in a tree of minima: leaves [links | instances], ties to the left."""
+"""The next event of every link and instance, in a tree of winners: leaves [links | instances], ties to the left.
 
-from replay.engine.schema import NEVER_PS
+The first half of the array holds the earliest time below each node, the second half the leaf it belongs to.
+"""
+
+import numpy as np
+
 from replay.engine.jit import inlined, kernel
+from replay.engine.schema import NEVER_PS
 
 
 @kernel
 def set_event(tree, leaf, time_ps):
     """Set the time of one leaf, modified in place. O(log leaves)."""
-    node = len(tree) // 2 + leaf
+    half = len(tree) // 2
+    node = half // 2 + leaf
     tree[node] = time_ps
-    node >>= 1
-    while node > 0:
-        left = tree[2 * node]
-        right = tree[2 * node + 1]
-        lower = left if left <= right else right
-        if tree[node] == lower:
-            return
-        tree[node] = lower
+    while node > 1:
+        other = node ^ 1
+        other_ps = tree[other]
+        wins = other_ps - (node & 1) < time_ps  # a left sibling wins ties
+        time_ps = other_ps if wins else time_ps
+        leaf = tree[half + other] if wins else leaf
         node >>= 1
+        tree[node] = time_ps
+        tree[half + node] = leaf
 
 
 @inlined
 def first_event(tree):
     """Return (time_ps, leaf) of the next event; NEVER_PS when there is none."""
-    time_ps = tree[1]
-    half = len(tree) // 2
-    if time_ps == NEVER_PS:
-        return time_ps, -1
-    node = 1
-    while node < half:
-        node = 2 * node
-        if tree[node] != time_ps:
-            node += 1
-    return time_ps, node - half
+    return tree[1], tree[len(tree) // 2 + 1]
+
+
+def empty_tree(leaves):
+    """Return a tree of so many leaves (a power of two) without events, int64 (4 * leaves,)."""
+    tree = np.full(4 * leaves, NEVER_PS, np.int64)
+    tree[3 * leaves :] = np.arange(leaves)
+    width = leaves
+    while width > 1:
+        width //= 2
+        tree[2 * leaves + width : 2 * leaves + 2 * width] = np.arange(width) * (leaves // width)
+    return tree

@@ -123,8 +123,8 @@ def shortest_job_first_mean(rate: float, low: float = 0.0, high: float = math.in
 def batching(rate: float, tokens: float, fixed: float, per_request: float) -> float:
     """Return the mean sojourn under continuous batching whose iterations of B requests take fixed + per_request B.
 
-    Each of n requests gets a token an iteration: processor sharing at rate n / (fixed + per_request n), a symmetric queue,
-    so that only the mean number of tokens counts.
+    Each of n requests gets a token an iteration: processor sharing at rate n / (fixed + per_request n), a symmetric
+    queue, so that only the mean number of tokens counts.
 
     source : own derivation from Kelly, Reversibility and Stochastic Networks, 1979, section 3.3
     """
@@ -182,9 +182,10 @@ def che(popularity: np.ndarray, capacity: int) -> float:
 
 
 def bounded_pareto(count: int, shape: float, high: float) -> np.ndarray:
-    """Return `count` quantiles, at the middle of equal shares, of a Pareto law cut at `high` and with mean 1, ascending.
+    """Return `count` quantiles of a Pareto law cut at `high` and with mean 1, ascending.
 
-    Stratified, so that the sample's moments are the law's; plain draws of a heavy tail miss its second moment.
+    Stratified, at the middle of equal shares, so that the sample's moments are the law's; plain draws of a heavy tail
+    miss its second moment.
     """
 
     def mean(low: float) -> float:

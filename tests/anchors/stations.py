@@ -19,7 +19,9 @@ TIERS = ("gold", "silver", "bronze")
 SLO = {"tiers": {name: {} for name in TIERS}, "default": "gold"}
 LONGEST_TOKENS = 2**28
 
-compiled = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="hundreds of thousands of requests: too slow interpreted")
+compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="hundreds of thousands of requests: too slow interpreted"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def servers(count: int = 1, name: str = "mixed_1", **changes: Any) -> Cluster:
 
     changes : keys of the cluster or its hardware, such as iteration_s
     """
-    given = {"mixed": count} if name == "mixed_1" else {}
+    given: dict[str, Any] = {"mixed": count} if name == "mixed_1" else {}
     given |= {"iteration_s": 0.0, "prefill_token_s": UNIT_S, "decode_request_s": 1e-12, "nic_latency_s": 0.0}
     given |= {"max_batch": 1, "token_budget": LONGEST_TOKENS, "prefix_cache": False} | changes
     return cluster(name, **given)
@@ -111,23 +113,23 @@ def check_littles_law(run: Run) -> None:
     """Check that each instance's request-seconds, integrated over its counts, are the sum of its requests' times there.
 
     Both sides are  mean number x duration  and  rate x mean time x duration. A station is the queue and the batch of an
-    instance; the way over the network belongs to the decode instance's queue. Requests held at the cluster have been at no
-    instance yet: where some were, `waiting_area` lacks their time there and only the batch is compared.
+    instance; the way over the network belongs to the decode instance's queue. Requests held at the cluster have been at
+    no instance yet: where some were, `waiting_area` lacks their time there and only the batch is compared.
     """
-    done, jobs = run.finished, run.jobs
-    split = jobs["prefill_instance"] != jobs["decode_instance"]
-    split &= jobs["decode_instance"] >= 0
-    leave_ps = np.where(split, jobs["first_token_ps"], jobs["finish_ps"])
-    again = jobs["preemptions"] > 0
+    done, rows = run.finished, run.jobs
+    split = rows["prefill_instance"] != rows["decode_instance"]
+    split &= rows["decode_instance"] >= 0
+    leave_ps = np.where(split, rows["first_token_ps"], rows["finish_ps"])
+    again = rows["preemptions"] > 0
     for i, instance in enumerate(run.state.instances):
-        here = done & (jobs["prefill_instance"] == i)
-        came = done & split & (jobs["decode_instance"] == i)
+        here = done & (rows["prefill_instance"] == i)
+        came = done & split & (rows["decode_instance"] == i)
         total_s = _seconds(leave_ps - run.requests["arrival_ps"], here)
-        total_s += _seconds(jobs["finish_ps"] - jobs["first_token_ps"], came)
-        running_s = _seconds(leave_ps - jobs["scheduled_ps"], here)
+        total_s += _seconds(rows["finish_ps"] - rows["first_token_ps"], came)
+        running_s = _seconds(leave_ps - rows["scheduled_ps"], here)
         waiting_area, running_area = float(instance["waiting_area"]), float(instance["running_area"])
         if not came.any() and not again.any():
-            assert running_area == pytest.approx(running_s, rel=1e-6), f"Little's law fails in the batch of instance {i}"
+            assert running_area == pytest.approx(running_s, rel=1e-6), f"Little's law fails in batch {i}"
         if not run.held:
             area = waiting_area + running_area
             assert area == pytest.approx(total_s, rel=1e-6), f"Little's law fails at instance {i}"
@@ -164,3 +166,16 @@ def moments(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the first and second moment of a sample."""
     sample = np.asarray(values, dtype=np.float64)
     return float(sample.mean()), float(np.mean(sample**2))
+
+
+def sample_rate(run: Run) -> float:
+    """Return the sample's own arrival rate."""
+    return len(run.jobs) / (run.requests["arrival_ps"][-1] / PS)
+
+
+def offered(run: Run) -> tuple[float, float, float]:
+    """Return the arrival rate and the first and second moment of service [s] that a sample made by `jobs` has.
+
+    A formula at the sample's own moments is free of most of the sample's noise, which at high load is the load's.
+    """
+    return sample_rate(run), *moments(run.requests["prompt_tokens"] * UNIT_S)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ INFINITE = 0.3664
 
 @cache
 def conversation() -> Trace:
-    """Return the conversation trace as block references: prompts of whole blocks and one token more, one token of output.
+    """Return the conversation trace as block references: prompts of whole blocks and one token more.
 
     The last token is always computed; here it is outside the blocks, so that every block may hit.
     """
@@ -36,10 +37,14 @@ def references(arrival_s: np.ndarray, offsets: np.ndarray, ids: np.ndarray) -> T
 
 
 def through_cache(trace: Trace, capacity_blocks: int | None) -> Run:
-    """Replay references on one instance, one request at a time, with room for so many blocks and the last token's own."""
-    limits = {} if capacity_blocks is None else {"kv_blocks": capacity_blocks + 1}
+    """Replay references on one instance, one at a time, with room for so many blocks and the last token's own."""
+    limits: dict[str, Any] = {} if capacity_blocks is None else {"kv_blocks": capacity_blocks + 1}
     on = servers(
-        prefix_cache=True, trace_block_tokens=BLOCK_TOKENS, block_tokens=BLOCK_TOKENS, token_budget=LONGEST_TOKENS, **limits
+        prefix_cache=True,
+        trace_block_tokens=BLOCK_TOKENS,
+        block_tokens=BLOCK_TOKENS,
+        token_budget=LONGEST_TOKENS,
+        **limits,
     )
     run = serve(trace, on)
     assert run.finished.all()
@@ -76,7 +81,7 @@ def plain_lru(trace: Trace, capacity_blocks: int, tail_first: bool) -> np.ndarra
     return np.array(hits)
 
 
-def test_an_infinite_cache_finds_every_block_seen_before():
+def test_an_infinite_cache_finds_every_block_seen_before() -> None:
     trace = conversation()
     run = through_cache(trace, None)
     offsets, ids = trace.prefix()
@@ -85,7 +90,7 @@ def test_an_infinite_cache_finds_every_block_seen_before():
 
 
 @pytest.mark.parametrize("capacity", list(FRONT_TO_BACK))
-def test_every_request_finds_what_a_plain_lru_list_of_blocks_holds(capacity):
+def test_every_request_finds_what_a_plain_lru_list_of_blocks_holds(capacity: int) -> None:
     trace = conversation()
     run = through_cache(trace, capacity)
     expected = plain_lru(trace, capacity, tail_first=True)
@@ -93,12 +98,11 @@ def test_every_request_finds_what_a_plain_lru_list_of_blocks_holds(capacity):
 
 
 @pytest.mark.parametrize(("capacity", "published"), FRONT_TO_BACK.items())
-def test_lru_points_of_the_conversation_trace(capacity, published):
+def test_lru_points_of_the_conversation_trace(capacity: int, published: float) -> None:
     """The published points touch a chain front to back; the engine, as vLLM, frees the tail first.
 
-    Touched front to back, a chain loses its front first, and what stays behind it cannot be found any more: dead blocks.
-    Tail first wastes none, so it finds a little more, at most 5e-4 here and most where the cache turns over within a chain's
-    life (10,000 blocks); elsewhere the two agree to 1e-4.
+    Touched front to back, a chain loses its front first, and what stays behind it is dead: no prefix reaches it.
+    Tail first wastes none, so it finds a little more: 4e-4 at 10,000 blocks, elsewhere at most 1e-4.
     """
     trace = conversation()
     found = block_hit_rate(through_cache(trace, capacity))
@@ -108,7 +112,7 @@ def test_lru_points_of_the_conversation_trace(capacity, published):
     assert found >= front_to_back
 
 
-def test_more_memory_never_finds_less():
+def test_more_memory_never_finds_less() -> None:
     """Inclusion (Mattson 1970): request by request, a larger LRU cache holds all that a smaller one does."""
     trace = conversation()
     hits = [through_cache(trace, capacity).jobs["hit_tokens"] for capacity in (*FRONT_TO_BACK, None)]
@@ -116,7 +120,7 @@ def test_more_memory_never_finds_less():
 
 
 @pytest.mark.parametrize("capacity", [50, 200, 500])
-def test_independent_references_hit_as_che_approximates(capacity):
+def test_independent_references_hit_as_che_approximates(capacity: int) -> None:
     """Zipf popularity over 2,000 single blocks; the approximation is within a few parts in a thousand at this size."""
     items, count = 2_000, 200_000
     popularity = np.arange(1, items + 1) ** -0.8

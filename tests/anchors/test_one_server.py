@@ -12,7 +12,7 @@ from tests.anchors.stations import (
     compiled,
     exponential,
     jobs,
-    moments,
+    offered,
     poisson,
     serve,
     servers,
@@ -37,38 +37,40 @@ def laws(count: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("law", list(laws(1)))
 @pytest.mark.parametrize("load", [0.5, 0.8])
-def test_wait_is_pollaczek_khinchine_on_the_samples_own_moments(law, load):
+def test_wait_is_pollaczek_khinchine_on_the_samples_own_moments(law: str, load: float) -> None:
     run = serve(jobs(poisson(11, COUNT, load), laws(COUNT)[law]), servers())
-    mean, second = moments(run.requests["prompt_tokens"] * UNIT_S)
-    rate = COUNT / (run.requests["arrival_ps"][-1] / PS)
+    rate, mean, second = offered(run)
     agrees(run.wait_s, formulas.pollaczek_khinchine(rate, second, rate * mean))
 
 
 @pytest.mark.parametrize("load", [0.5, 0.7, 0.8])
-def test_sojourn_is_mm1(load):
+def test_sojourn_is_mm1(load: float) -> None:
     run = serve(jobs(poisson(13, COUNT, load), exponential(13, COUNT)), servers())
-    agrees(run.sojourn_s, formulas.mm1(load, 1.0))
+    rate, mean, _ = offered(run)
+    agrees(run.sojourn_s, formulas.mm1(rate, mean))
+    assert formulas.mm1(rate, mean) == pytest.approx(formulas.mm1(load, 1.0), rel=0.03)
 
 
 @pytest.mark.parametrize("load", [0.5, 0.8, 0.9])
-def test_sojourn_is_md1(load):
+def test_sojourn_is_md1(load: float) -> None:
     run = serve(jobs(poisson(17, COUNT, load), np.ones(COUNT)), servers())
-    agrees(run.sojourn_s, formulas.md1(load, 1.0))
+    agrees(run.sojourn_s, formulas.md1(offered(run)[0], 1.0))
 
 
-def test_heavy_tail_is_pollaczek_khinchine():
+def test_heavy_tail_is_pollaczek_khinchine() -> None:
     """A Pareto tail cut at 100 means: its sample has the law's moments, so the law's own figure is the test."""
     sizes = formulas.bounded_pareto(COUNT, 1.5, 100.0)
     run = serve(jobs(poisson(19, COUNT, 0.5), np.random.default_rng(19).permutation(sizes)), servers())
     agrees(run.wait_s, formulas.pollaczek_khinchine(0.5, float(np.mean(sizes**2)), 0.5))
 
 
-def test_equal_gaps_wait_less():
+def test_equal_gaps_wait_less() -> None:
     run = serve(jobs(np.arange(COUNT) / 0.8, exponential(23, COUNT)), servers())
-    agrees(run.wait_s, formulas.dm1(0.8, 1.0))
+    rate, mean, _ = offered(run)
+    agrees(run.wait_s, formulas.dm1(rate, mean))
 
 
-def test_training_load_never_waits():
+def test_training_load_never_waits() -> None:
     """Equal gaps and equal service: no request waits as long as the load is at most 1."""
     run = serve(jobs(np.arange(10_000) * 1.0, np.ones(10_000)), servers())
     assert run.finished.all()
@@ -77,7 +79,7 @@ def test_training_load_never_waits():
 
 
 @pytest.mark.parametrize("law", list(laws(1)))
-def test_every_wait_is_lindleys(law):
+def test_every_wait_is_lindleys(law: str) -> None:
     """W_n = max(0, W_{n-1} + S_{n-1} - gap_n), to the picosecond: the sum less its lowest value so far."""
     run = serve(jobs(poisson(29, COUNT, 0.9), laws(COUNT)[law]), servers())
     arrival_ps = run.requests["arrival_ps"]
@@ -88,7 +90,7 @@ def test_every_wait_is_lindleys(law):
 
 @pytest.mark.parametrize("waiting", [1, 4])
 @pytest.mark.parametrize("load", [0.8, 1.5])
-def test_a_bounded_queue_is_mm1k(load, waiting):
+def test_a_bounded_queue_is_mm1k(load: float, waiting: int) -> None:
     """`queue_limit` leaves `waiting` places beside the server's own; overload is rejected, not queued."""
     trace = jobs(poisson(31, COUNT, load), exponential(31, COUNT))
     run = serve(trace, servers(), {"admit": {"name": "queue_limit", "limit": waiting}})

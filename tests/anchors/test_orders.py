@@ -16,7 +16,9 @@ from tests.anchors.stations import (
     exponential,
     jobs,
     moments,
+    offered,
     poisson,
+    sample_rate,
     serve,
     servers,
 )
@@ -42,12 +44,11 @@ def tiers(seed: int, count: int) -> np.ndarray:
 
 def means_of(run: Run, unit_s: float, field: np.ndarray) -> tuple[list[float], list[float], list[float]]:
     """Return each tier's arrival rate, mean and second moment of service in the sample."""
-    span_s = run.requests["arrival_ps"][-1] / PS
     rates, firsts, seconds = [], [], []
     for tier in range(3):
         service_s = field[run.requests["tier"] == tier] * unit_s
         first, second = moments(service_s)
-        rates.append(len(service_s) / span_s)
+        rates.append(len(service_s) / len(run.jobs) * sample_rate(run))
         firsts.append(first)
         seconds.append(second)
     return rates, firsts, seconds
@@ -56,20 +57,21 @@ def means_of(run: Run, unit_s: float, field: np.ndarray) -> tuple[list[float], l
 def counted_jobs(seed: int, count: int, tier: np.ndarray) -> Trace:
     """Make jobs of one prompt token and a geometric number of iterations, a thousand on average."""
     outputs = np.random.default_rng((seed, 4)).geometric(ITERATION_S, count)
-    columns = {"arrival_s": poisson(seed, count, LOAD), "prompt_tokens": np.ones(count, np.int32), "output_tokens": outputs}
-    return build("counted", columns | {"tier": np.array(TIERS, dtype=object)[tier]})
+    columns = {"arrival_s": poisson(seed, count, LOAD), "prompt_tokens": np.ones_like(outputs)}
+    columns |= {"output_tokens": outputs, "tier": np.array(TIERS, dtype=object)[tier]}
+    return build("counted", columns)
 
 
 def stepping_server() -> Cluster:
     """Build an instance whose every iteration takes ITERATION_S and yields a token, whatever it computes.
 
-    Prefill is free, so a preempted request's recompute, an iteration like any other, gives it its next token and loses no
-    work: preemption by recompute is preemptive-resume.
+    Prefill is free, so a preempted request's recompute, an iteration like any other, gives it its next token and loses
+    no work: preemption by recompute is preemptive-resume.
     """
     return servers(iteration_s=ITERATION_S, prefill_token_s=0.0, decode_request_s=0.0, token_budget=LONGEST_TOKENS)
 
 
-def test_priorities_are_cobhams():
+def test_priorities_are_cobhams() -> None:
     trace = jobs(poisson(61, COUNT, LOAD), exponential(61, COUNT), tiers(61, COUNT))
     run = serve(trace, servers(), {"order": "priority_by_tier"})
     sample = means_of(run, UNIT_S, run.requests["prompt_tokens"])
@@ -77,8 +79,8 @@ def test_priorities_are_cobhams():
         agrees(run.wait_s[run.requests["tier"] == tier], expected)
 
 
-def test_preemptive_priorities_are_preemptive_resume():
-    """An urgent request waits for the end of the iteration in progress, so each figure may be off by one iteration or two."""
+def test_preemptive_priorities_are_preemptive_resume() -> None:
+    """An urgent request waits for the end of the iteration in progress, so a figure may be off by one or two."""
     trace = counted_jobs(67, COUNT, tiers(67, COUNT))
     run = serve(trace, stepping_server(), {"order": {"name": "priority_by_tier", "preemptive": True}})
     sample = means_of(run, ITERATION_S, run.jobs["output_tokens"])
@@ -87,7 +89,7 @@ def test_preemptive_priorities_are_preemptive_resume():
         agrees(run.sojourn_s[run.requests["tier"] == tier], expected, bias=2 * ITERATION_S)
 
 
-def test_preemption_loses_no_work_when_prefill_is_free():
+def test_preemption_loses_no_work_when_prefill_is_free() -> None:
     """One step a token, preempted or not: the server is busy for exactly the sum of all tokens."""
     trace = counted_jobs(71, 20_000, tiers(71, 20_000))
     run = serve(trace, stepping_server(), {"order": {"name": "priority_by_tier", "preemptive": True}})
@@ -97,7 +99,7 @@ def test_preemption_loses_no_work_when_prefill_is_free():
 
 
 @pytest.mark.parametrize("load", [0.5, 0.8])
-def test_shortest_prompt_is_shortest_job_first(load):
+def test_shortest_prompt_is_shortest_job_first(load: float) -> None:
     trace = jobs(poisson(73, COUNT, load), exponential(73, COUNT))
     run = serve(trace, servers(), {"order": "shortest_prompt"})
     agrees(run.sojourn_s, 1 + formulas.shortest_job_first_mean(load))
@@ -114,11 +116,11 @@ def weighted_wait(run: Run) -> int:
     return sum(prompt * wait for prompt, wait in zip(prompts, wait_ps, strict=True))
 
 
-def test_no_order_changes_the_work_in_the_system():
+def test_no_order_changes_the_work_in_the_system() -> None:
     """Kleinrock's conservation law, on one sample path and exact.
 
-    Unfinished work falls at rate 1 and jumps by S at an arrival, in whatever order it is done. Its integral is the sum of
-    S W + S^2 / 2 over requests, so the sum of S W is the same integer for every order that neither idles nor preempts.
+    Unfinished work falls at rate 1 and jumps by S at an arrival, in whatever order it is done. Its integral is the sum
+    of S W + S^2 / 2 over requests, so the sum of S W is one integer for every order that neither idles nor preempts.
     """
     count = 200_000
     trace = jobs(poisson(79, count, LOAD), exponential(79, count), tiers(79, count))
@@ -128,17 +130,16 @@ def test_no_order_changes_the_work_in_the_system():
 
 
 @pytest.mark.parametrize("order", list(ORDERS))
-def test_conservation_law_has_the_right_constant(order):
+def test_conservation_law_has_the_right_constant(order: str) -> None:
     """Sum of load_k Wq_k over size classes = load W0 / (1 - load)."""
     sizes = np.array([0.25, 1.0, 3.0])[tiers(83, COUNT)]
     rate = LOAD / float(np.dot(SHARES, [0.25, 1.0, 3.0]))
     run = serve(jobs(poisson(83, COUNT, rate), sizes, tiers(83, COUNT)), servers(), {"order": ORDERS[order]})
-    mean, second = moments(sizes)
-    rate = COUNT / (run.requests["arrival_ps"][-1] / PS)
+    rate, mean, second = offered(run)
     agrees(run.wait_s * sizes / mean, formulas.pollaczek_khinchine(rate, second, rate * mean))
 
 
-def test_more_urgent_waits_less_and_aging_levels():
+def test_more_urgent_waits_less_and_aging_levels() -> None:
     trace = jobs(poisson(89, COUNT, LOAD), exponential(89, COUNT), tiers(89, COUNT))
     spread = {}
     for name in ("fcfs", "aged", "priority"):
