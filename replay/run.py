@@ -162,11 +162,14 @@ class Runner:
 
     def _trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
         """Load or generate a trace once for all runs that ask for the same one."""
-        from traces.synthetic import from_config
+        from replay.session import keep_trie
+        from traces.synthetic import from_config, trie_from_config
 
         key = json.dumps([node, seed], sort_keys=True, default=str)
         if key not in self._traces:
-            self._traces = {key: from_config(dict(node), seed)}  # one at a time: a trace can fill the memory
+            trace = from_config(dict(node), seed)
+            keep_trie(trace, trie_from_config(dict(node), trace))
+            self._traces = {key: trace}  # one at a time: a trace can fill the memory
         return self._traces[key]
 
 

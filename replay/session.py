@@ -11,7 +11,7 @@ from replay.errors import ConfigError, EngineError, PolicyError
 from replay.hardware import refuse_overflow
 from replay.policy import SLOTS, Chosen, choose
 from replay.slo import Slo, build_slo
-from traces.trie import trie_for
+from traces.trie import compress
 
 if TYPE_CHECKING:
     from replay.cluster import Cluster
@@ -49,7 +49,7 @@ class Session:
                  events: bool = False, predictions: np.ndarray | None = None) -> None:
         """Prepare a replay; arguments as `replay`.
 
-        slo         : Slo, a node of conf/slo, a name, or None for one tier without targets
+        slo         : Slo, a node of conf/slo, a name, or None for gold_silver_bronze
         leap        : False steps every iteration; the results are the same bytes
         predictions : expected output tokens, int (requests,), -1 unknown
         """
@@ -57,7 +57,8 @@ class Session:
         _refuse_overflow(self.cluster, trace)
         self.slo = slo if isinstance(slo, Slo) else build_slo(slo)
         self.policies = _chosen(policies or {})
-        self.events, self.log, self.kernel_s, self.done = events, [], 0.0, False
+        self.log: list[np.ndarray] = []
+        self.events, self.kernel_s, self.done = events, 0.0, False
         self._functions = [adapters.adapter(self.policies[slot]) for slot in SLOTS]
         options = {"seed": int(seed), "leap": leap, "events": events, "predictions": predictions, "trie": _trie(trace)}
         self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
@@ -169,13 +170,16 @@ def _refuse_overflow(cluster: "Cluster", trace: "Trace") -> None:
         refuse_overflow(instance.profile, instance.token_budget, instance.max_batch, longest)
 
 
+def keep_trie(trace: "Trace", trie: Any) -> None:
+    """Keep a trace's compressed trie with it, for every replay to come."""
+    object.__setattr__(trace, "_trie", trie)
+
+
 def _trie(trace: "Trace") -> Any:
     """Return the trace's compressed trie, built once per trace object."""
-    found = trace.__dict__.get("_trie")
-    if found is None:
-        found = trie_for(trace, getattr(trace, "sidecar", None))
-        object.__setattr__(trace, "_trie", found)
-    return found
+    if "_trie" not in trace.__dict__:
+        keep_trie(trace, compress(trace))
+    return trace.__dict__["_trie"]
 
 
 def _chosen(policies: Mapping[str, Any]) -> dict[str, Chosen]:

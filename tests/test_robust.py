@@ -180,7 +180,9 @@ def test_an_arrow_file_that_breaks_the_schema_is_refused(tmp_path, monkeypatch, 
         refused(["run", "trace.path=odd.arrow"], "odd.arrow", tmp_path, capsys)
 
 
-def command(arguments: Sequence[str], folder: Path, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    arguments: Sequence[str], folder: Path, largest_file: int | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the real command in a process of its own, with a limit on the size of files if given [bytes]."""
 
     def limit() -> None:
@@ -207,7 +209,7 @@ def compiled() -> None:
                 adapters.adapter(choose(slot, name))
 
 
-@pytest.mark.parametrize("options", [["events=true"], ["-m", "seed=1,2"], ["leap=false"]], ids=["one", "sweep", "stepped"])
+@pytest.mark.parametrize("options", [["events=true"], ["-m", "seed=1,2"], ["leap=false"]], ids=" ".join)
 def test_a_full_disk_leaves_nothing_half_written(options, tmp_path, compiled):
     """Files of more than 8 KiB cannot be written."""
     done = command(["run", "trace.requests=2000", "out_dir=mine", *options], tmp_path, largest_file=8192)

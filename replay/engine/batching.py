@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from replay.engine.kvcache import (
     deepest_resident,
     free_private,
@@ -310,36 +312,42 @@ def admit_one(state, i, r, need, left, node):
 
 
 @kernel
-def schedule(state, policies, i):
-    """Decide the next phase of instance i, which is idle or at the end of an iteration. Modified in place.
-
-    returns : int, requests admitted
-    faults  : BAD_BATCH, BAD_ORDER, TIME_RANGE
-    """
-    view = state.views[i]
-    pressed = False
-    if growth_now(state, i) > view.free_blocks + view.cached_blocks:
-        pressed = make_room(state, policies, i)
-    tokens, decode, whole = policies.batch(view, state.cluster[0].now_ps, state.tunables)
-    if tokens < 0:
-        fault(state, BAD_BATCH, i, tokens)
-        tokens = 0
+def restless(state, i, pressed):
+    """Whether the next iteration's batch may differ although nothing arrives or finishes, so that no leap is allowed."""
     instance = state.instances[i]
-    if instance.queue >= 0 and not pressed and state.jobs[instance.queue].margin != math.inf:
-        preempt_by_order(state, policies, i, tokens)
-    given, squares, admitted = 0, 0, 0
-    if instance.prefill_head >= 0:
-        given, squares = continue_prefills(state, i, tokens, whole)
-    if instance.queue >= 0 and not pressed:
-        more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
-        given += more
-        squares += more_squares
-    decodes = view.decoding > 0 and (decode != 0 or given == 0)
-    begin_phase(state, i, given, squares, decodes, pressed)
-    return admitted
+    if pressed:
+        return True
+    if instance.queue < 0 and instance.prefill_head < 0:
+        return False
+    if state.cluster[0].batch_reads_blocks:
+        return True
+    return head_preempts(state, i) >= 0
 
 
-@kernel
+@inlined
+def leap_length(state, i, straight, base_ps, growth_ps):
+    """Return for how many iterations the decodes of instance i stay the same, fit, and cost an affine time."""
+    instance = state.instances[i]
+    view = state.views[i]
+    count = min(instance.next_finish - instance.iteration, straight, MAX_LEAP)
+    if base_ps > 1 << 40:
+        count = min(count, max(1, (1 << 56) // base_ps))
+    if growth_ps > 1 << 28:
+        count = min(count, 1024)
+    room = view.free_blocks + view.cached_blocks
+    if view.decoding * (count + view.block_tokens) <= room * np.int64(view.block_tokens):
+        return count  # a bound without a division; nearly always enough
+    low = 1  # the decodes' blocks of one iteration fit: make_room saw to it
+    while low < count:
+        middle = (low + count + 1) >> 1
+        if growth_need(state, i, 0, middle) <= room:
+            low = middle
+        else:
+            count = middle - 1
+    return low
+
+
+@inlined
 def begin_phase(state, i, given, squares, decodes, pressed):
     """Start the iterations of instance i at now, or let it be idle. Modified in place."""
     instance = state.instances[i]
@@ -367,7 +375,7 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     instance.may_evict = 0
     if decodes:
         instance.gap_ps = now_ps - instance.last_decode_ps
-        instance.may_evict = decoding * (count // view.block_tokens + 2) > view.free_blocks
+        instance.may_evict = decoding * (count + 2 * view.block_tokens) > view.free_blocks * np.int64(view.block_tokens)
         blocks = growth_now(state, i)
         if blocks > 0:
             take_private(state.cache, view, instance, i, blocks)
@@ -379,36 +387,30 @@ def begin_phase(state, i, given, squares, decodes, pressed):
 
 
 @kernel
-def restless(state, i, pressed):
-    """Whether the next iteration's batch may differ although nothing arrives or finishes, so that no leap is allowed."""
-    instance = state.instances[i]
-    if pressed:
-        return True
-    if instance.queue < 0 and instance.prefill_head < 0:
-        return False
-    if state.cluster[0].batch_reads_blocks:
-        return True
-    return head_preempts(state, i) >= 0
+def schedule(state, policies, i):
+    """Decide the next phase of instance i, which is idle or at the end of an iteration. Modified in place.
 
-
-@kernel
-def leap_length(state, i, straight, base_ps, growth_ps):
-    """Return for how many iterations the decodes of instance i stay the same, fit, and cost an affine time."""
-    instance = state.instances[i]
+    returns : int, requests admitted
+    faults  : BAD_BATCH, BAD_ORDER, TIME_RANGE
+    """
     view = state.views[i]
-    count = min(instance.next_finish - instance.iteration, straight, MAX_LEAP)
-    if base_ps > 1 << 40:
-        count = min(count, max(1, (1 << 56) // base_ps))
-    if growth_ps > 1 << 28:
-        count = min(count, 1024)
-    room = view.free_blocks + view.cached_blocks
-    if view.decoding * (count // view.block_tokens + 1) <= room:
-        return count
-    low = 1  # the decodes' blocks of one iteration fit: make_room saw to it
-    while low < count:
-        middle = (low + count + 1) >> 1
-        if growth_need(state, i, 0, middle) <= room:
-            low = middle
-        else:
-            count = middle - 1
-    return low
+    pressed = False
+    if growth_now(state, i) > view.free_blocks + view.cached_blocks:
+        pressed = make_room(state, policies, i)
+    tokens, decode, whole = policies.batch(view, state.cluster[0].now_ps, state.tunables)
+    if tokens < 0:
+        fault(state, BAD_BATCH, i, tokens)
+        tokens = 0
+    instance = state.instances[i]
+    if instance.queue >= 0 and not pressed and state.jobs[instance.queue].margin != math.inf:
+        preempt_by_order(state, policies, i, tokens)
+    given, squares, admitted = 0, 0, 0
+    if instance.prefill_head >= 0:
+        given, squares = continue_prefills(state, i, tokens, whole)
+    if instance.queue >= 0 and not pressed:
+        more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
+        given += more
+        squares += more_squares
+    decodes = view.decoding > 0 and (decode != 0 or given == 0)
+    begin_phase(state, i, given, squares, decodes, pressed)
+    return admitted

@@ -54,7 +54,7 @@ def finish(state, policies, i, r):
         turn = following.next_turn
 
 
-@kernel
+@inlined
 def finish_decodes(state, policies, i):
     """Finish the decoding requests of instance i that have all their tokens, in ascending row order; returns how many."""
     finished = 0
@@ -111,7 +111,7 @@ def complete_prefill(state, policies, i, r):
     return 0
 
 
-@kernel
+@inlined
 def advance_prefills(state, policies, i):
     """Apply the chunks that the last iteration of instance i computed; returns how many requests left the batch."""
     instance = state.instances[i]
@@ -144,14 +144,14 @@ def advance_prefills(state, policies, i):
     return gone
 
 
-@kernel
+@inlined
 def end_iteration(state, policies, i):
     """Handle the end of the phase of instance i: tokens, finished requests, the next phase. Modified in place."""
     instance = state.instances[i]
     settle_iterations(state, i, instance.left)
     instance.left = -1
     gone = 0
-    if instance.decodes:
+    if instance.decodes and instance.iteration >= instance.next_finish:
         gone += finish_decodes(state, policies, i)
     if instance.phase_prefill_tokens > 0:
         gone += advance_prefills(state, policies, i)

@@ -119,8 +119,13 @@ def settle_iterations(state, i, count):
             count_first(state, i, instance.start_ps + base_ps, base_ps + instance.gap_ps)
             first = 1
         if count > first:
-            count_gaps(state, i, base_ps + growth_ps * first, growth_ps, count - first)
             longest = base_ps + growth_ps * (count - 1)
+            where = gap_bin(base_ps + growth_ps * first)
+            if gap_bin(longest) == where:  # nearly always
+                for tier in range(state.tiers.shape[1]):
+                    state.histogram[tier, where] += state.tiers[i, tier] * (count - first)
+            else:
+                count_gaps(state, i, base_ps + growth_ps * first, growth_ps, count - first)
             batch = state.batch
             for slot in range(view.decoding):
                 batch[i, MAX_GAP, slot] = max(batch[i, MAX_GAP, slot], longest)

@@ -134,7 +134,7 @@ def try_route(state, policies, r):
     return True
 
 
-@kernel
+@inlined
 def arrive(state, policies, r):
     """Handle the arrival of request r at now: admission, then routing or the cluster queue. Modified in place."""
     cluster = state.cluster[0]

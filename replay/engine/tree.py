@@ -18,9 +18,9 @@ def set_event(tree, leaf, time_ps):
     while node > 1:
         other = node ^ 1
         other_ps = tree[other]
-        wins = other_ps - (node & 1) < time_ps  # a left sibling wins ties
-        time_ps = other_ps if wins else time_ps
-        leaf = tree[half + other] if wins else leaf
+        wins = 1 if other_ps - (node & 1) < time_ps else 0  # a left sibling wins ties
+        time_ps += wins * (other_ps - time_ps)  # no branch: which one wins cannot be guessed
+        leaf += wins * (tree[half + other] - leaf)
         node >>= 1
         tree[node] = time_ps
         tree[half + node] = leaf

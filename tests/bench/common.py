@@ -34,7 +34,8 @@ class Timing(NamedTuple):
 def machine() -> str:
     """Describe where and under which load a benchmark runs, in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    model = next(names, platform.machine())
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {load()}"
 
 
@@ -49,21 +50,22 @@ def kernel_times(session: Any, runs: int) -> list[Timing]:
     session : a Session that has not advanced; stays as it is
     raises  : EngineError if a run breaks a conservation law of the model
     """
+    return [time_kernel(session.fork()) for _ in range(runs)]
+
+
+def time_kernel(session: Any) -> Timing:
+    """Replay a session to the end, modified in place, timing nothing but the event loop; raises as `kernel_times`."""
     from replay.engine import compile, schema
     from replay.laws import check
 
     compile.load()
-    timings = []
-    for _ in range(runs):
-        again = session.fork()
-        wall_s, cpu_s = time.perf_counter(), time.thread_time()
-        code = compile.run(again.state, again._functions, ALL_EVENTS)
-        timing = time.thread_time() - cpu_s, time.perf_counter() - wall_s
-        if code != schema.DONE:
-            raise RuntimeError(f"the event loop must finish, but returned code {code}")
-        check(again.state)
-        timings.append(Timing(*timing, int(again.state.cluster["events"][0])))
-    return timings
+    wall_s, cpu_s = time.perf_counter(), time.thread_time()
+    code = compile.run(session.state, session._functions, ALL_EVENTS)
+    cpu_s, wall_s = time.thread_time() - cpu_s, time.perf_counter() - wall_s
+    if code != schema.DONE:
+        raise RuntimeError(f"the event loop must finish, but returned code {code}")
+    check(session.state)
+    return Timing(cpu_s, wall_s, int(session.state.cluster["events"][0]))
 
 
 def median(values: Sequence[float]) -> float:

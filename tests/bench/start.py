@@ -2,8 +2,8 @@
 
 python -m tests.bench.start [--runs 3] [--skip-cold]
 
-Four waits: a Python call with compiled code at hand, the same with an empty cache of compiled code, a policy of the user's
-own that nobody compiled before, and the whole command.
+Four waits: a Python call with compiled code at hand, the same with an empty cache of compiled code, a policy of the
+user's own that nobody compiled before, and the whole command.
 """
 
 import argparse

@@ -1,0 +1,227 @@
+"""Contract of every policy in the registry: valid, deterministic, pure, alike interpreted and compiled, described."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from replay import catalogue
+from replay.engine import adapters, schema
+from replay.policy import HOLD, SLOTS, Choice, Chosen, Policy, Span, choose, load_all, registry
+from replay.session import replay
+from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
+from traces.jit import INTERPRETED
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = 60
+LONGEST = 1 << 20
+load_all()
+POLICIES = [policy for group in registry().values() for policy in group.values() if "policies" in policy.path.parts]
+every_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.slot}-{policy.name}")
+
+
+def requests(random: Random) -> np.ndarray:
+    """Draw a REQUEST row."""
+    row = np.zeros(1, schema.REQUEST)
+    row["id"], row["sequence"] = random.randrange(1 << 30), random.randrange(1 << 30)
+    row["arrival_ps"] = random.choice([0, random.randrange(1 << 60)])
+    row["random_key"] = random.getrandbits(64)
+    row["prompt_tokens"] = random.choice([1, random.randint(1, LONGEST)])
+    row["generated_tokens"] = random.choice([0, 1, random.randint(0, LONGEST)])
+    row["predicted_tokens"] = random.choice([-1, random.randint(1, LONGEST)])
+    row["tier"] = random.randrange(4)
+    for name in ("tenant", "session", "kind"):
+        row[name] = random.randint(-1, 5)
+    return row
+
+
+def instances(random: Random, count: int) -> np.ndarray:
+    """Draw VIEW rows: idle, full, tied and strained instances of the same or other hardware."""
+    rows = np.zeros(count, schema.VIEW)
+    for row in rows if random.random() < 0.8 else rows[:1]:
+        row["role"] = random.randrange(3)
+        row["max_batch"], row["token_budget"] = random.choice([1, 8, 256]), random.choice([1, 512, 8192])
+        row["running"] = random.randint(0, row["max_batch"])
+        row["decoding"] = random.randint(0, row["running"])
+        row["waiting"] = random.choice([0, random.randrange(1000)])
+        row["block_tokens"] = random.choice([1, 16, 512])
+        row["total_blocks"] = random.choice([1, random.randint(1, 10**9)])
+        row["free_blocks"] = random.randint(0, row["total_blocks"])
+        row["cached_blocks"] = random.randint(0, row["total_blocks"] - row["free_blocks"])
+        row["hit_tokens"] = random.choice([0, random.randint(0, LONGEST)])
+        row["sent"] = random.randrange(1 << 30)
+        for name in ("queued_tokens", "waiting_tokens"):
+            row[name] = random.choice([0, random.randrange(1 << 40)])
+        for name in ("iteration_s", "prefill_token_s", "prefill_token_sq_s", "decode_request_s", "kv_token_s"):
+            row[name] = random.choice([0.0, 10.0 ** random.uniform(-12, 0)])
+        row["prefill_tokens_per_s"] = 10.0 ** random.uniform(0, 9)
+        row["transfer_token_s"] = 10.0 ** random.uniform(-15, 0)
+        row["transfer_latency_s"] = random.choice([0.0, 1e-5])
+    if (rows["block_tokens"] == 0).any():  # all alike
+        rows[:] = rows[0]
+    return rows
+
+
+def nodes(random: Random) -> np.ndarray:
+    """Draw a SLOT row."""
+    row = np.zeros(1, schema.SLOT)
+    row["first_used_ps"] = random.randrange(1 << 50)
+    row["last_used_ps"] = row["first_used_ps"] + random.randrange(1 << 50)
+    row["node"], row["start_blocks"] = random.randrange(1 << 20), random.randrange(1 << 16)
+    row["blocks"], row["uses"] = random.randint(1, 1 << 16), random.randint(1, 1000)
+    row["previous"] = row["next"] = -1
+    return row
+
+
+def context(slot: str, random: Random) -> list[np.ndarray]:
+    """Draw the arrays that a slot's policy reads."""
+    count = random.choice([1, 1, 2, 3, 16])
+    drawn = {"request": requests, "instances": lambda r: instances(r, count), "node": nodes,
+             "instance": lambda r: instances(r, 1)}  # fmt: skip
+    return [drawn[name](random) for name in SLOTS[slot] if name != "now_ps"]
+
+
+def values_of(policy: Policy, random: Random) -> dict[str, Any]:
+    """Draw tunables: a low or high end, the default, or something between."""
+    return {name: random.choice([*ends(tunable), policy.defaults[name]]) for name, tunable in policy.tunables.items()}
+
+
+def ends(tunable: Span | Choice) -> list[Any]:
+    """Return the ends of a range, or every choice."""
+    return list(tunable.values) if isinstance(tunable, Choice) else [tunable.low, tunable.high]
+
+
+def called(policy: Policy, arrays: list[np.ndarray], now_ps: int, values: Mapping[str, Any]) -> Any:
+    """Call a policy as plain Python on records, as a debugger does."""
+    records = [array.view(np.recarray) for array in arrays]
+    names = [name for name in SLOTS[policy.slot] if name != "now_ps"]
+    given = [part if name == "instances" else part[0] for name, part in zip(names, records, strict=True)]
+    return policy.function(*given, now_ps, **values)
+
+
+def normal(slot: str, answer: Any) -> tuple[float, ...]:
+    """Return an answer in the shape of the slot's compiled type."""
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    missing = {"route": (-1,), "decode": (-1,), "order": (math.inf,)}.get(slot, ()) if len(parts) == 1 else ()
+    return tuple(float(part) for part in (*parts, *missing))
+
+
+def check_answer(slot: str, answer: tuple[float, ...], instances_given: int) -> None:
+    """Check an answer against the contract of its slot."""
+    assert not any(map(math.isnan, answer)), answer
+    if slot == "admit":
+        assert answer[0] in (0, 1)
+    elif slot == "route":
+        assert answer[0] == int(answer[0]) and HOLD <= answer[0] < instances_given
+        assert answer[1] == int(answer[1]) and -1 <= answer[1] < instances_given
+    elif slot == "decode":
+        assert answer[0] == int(answer[0]) and 0 <= answer[0] < instances_given
+    elif slot == "batch":
+        assert answer[0] == int(answer[0]) and answer[0] >= 0 and set(answer[1:]) <= {0, 1}
+    else:
+        assert math.isfinite(answer[0]) and (slot == "evict" or answer[1] >= 0)
+
+
+def compiled(policy: Policy, arrays: list[np.ndarray], now_ps: int, values: Mapping[str, Any]) -> tuple[float, ...]:
+    """Call the adapter that the kernel calls, through a driver that picks the rows."""
+    chosen = Chosen(policy, {**policy.defaults, **values})
+    adapter, table = adapters.adapter(chosen), adapters.tunables({policy.slot: chosen})
+    driver = driver_of(policy.slot)
+    rows = [array.view(np.recarray) for array in arrays] if INTERPRETED else arrays
+    answer = driver(adapter, *rows, now_ps, table)
+    return tuple(float(part) for part in (answer if isinstance(answer, tuple) else (answer,)))
+
+
+def driver_of(slot: str) -> Any:
+    """Return a compiled function (adapter, arrays of the slot, now_ps, tunables) -> answer, one a slot."""
+    if slot not in _drivers:
+        if SLOTS[slot][1] == "instances":
+            _drivers[slot] = numba.njit(lambda call, rows, views, now_ps, table: call(rows[0], views, now_ps, table))
+        else:
+            _drivers[slot] = numba.njit(lambda call, rows, now_ps, table: call(rows[0], now_ps, table))
+    return _drivers[slot]
+
+
+_drivers: dict[str, Any] = {}
+
+
+@every_policy
+def test_answers_are_valid_deterministic_and_pure(policy: Policy) -> None:
+    """Twice the same answer from the same rows, which stay as they were."""
+    random = Random(f"{policy.slot} {policy.name}")
+    for _ in range(ROWS):
+        arrays = context(policy.slot, random)
+        now_ps, values = random.randrange(1 << 61), values_of(policy, random)
+        before = [array.copy() for array in arrays]
+        answer = normal(policy.slot, called(policy, arrays, now_ps, values))
+        check_answer(policy.slot, answer, len(arrays[-1]))
+        assert normal(policy.slot, called(policy, arrays, now_ps, values)) == answer
+        assert all((array == copy).all() for array, copy in zip(arrays, before, strict=True))
+
+
+@every_policy
+def test_interpreted_equals_compiled(policy: Policy) -> None:
+    """The plain function's answer is the adapter's, and the adapter leaves the rows alone too."""
+    random = Random(f"{policy.slot} {policy.name}")
+    for _ in range(ROWS):
+        arrays = context(policy.slot, random)
+        now_ps, values = random.randrange(1 << 61), values_of(policy, random)
+        plain = normal(policy.slot, called(policy, arrays, now_ps, values))
+        before = [array.copy() for array in arrays]
+        assert compiled(policy, arrays, now_ps, values)[: len(plain)] == plain, (arrays, now_ps, values)
+        assert all((array == copy).all() for array, copy in zip(arrays, before, strict=True))
+
+
+@every_policy
+def test_a_replay_ends_at_both_ends_of_every_tunable(policy: Policy) -> None:
+    """Every request finishes, is rejected, or is held; and a value outside the range is refused."""
+    trace = small_trace([(700 * row, 4 + row % 5 * 4, 1 + row % 7) for row in range(24)], [
+        [row % 3, 10 + row % 6] if row % 5 > 1 else [] for row in range(24)])  # fmt: skip
+    profile = small_profile(iteration_ps=100, prefill_token_ps=10, decode_request_ps=1)
+    cluster = small_cluster([small_instance(role, profile, kv_blocks=12, max_batch=3) for role in ("mixed", "mixed")])
+    settings = [{}] + [{name: end} for name, tunable in policy.tunables.items() for end in ends(tunable)]
+    for values in settings:
+        done = replay(trace, cluster, small_policies(**{policy.slot: (policy.name, values)})).summary
+        assert done["finished"] + done["rejected"] == 24, (values, done)
+    for name, tunable in policy.tunables.items():
+        outside = "heavy" if isinstance(tunable, Choice) else tunable.high + 1
+        with pytest.raises(ValueError, match=f"policy.{policy.slot}.{name} of '{policy.name}' must be"):
+            choose(policy.slot, policy.name, {name: outside})
+
+
+@every_policy
+def test_the_function_is_named_and_described(policy: Policy) -> None:
+    """File, function and registry agree; the docstring begins with a verb and says its source."""
+    assert policy.path == ROOT / "policies" / policy.slot / f"{policy.name}.py"
+    first = policy.doc.partition("\n")[0]
+    verb = first.split()[0]
+    assert verb[0].isupper() and not verb.endswith(("s", "ing", "ed")) and first.endswith((".", ":")), first
+    assert len(policy.source) > 2, "a docstring needs a line 'source : where the algorithm comes from'"
+    assert 5 <= len(policy.path.read_text(encoding="utf-8").splitlines()) <= 40
+    described = [line.split(":")[0].strip() for line in policy.doc.splitlines() if ":" in line]
+    assert all(name in described or name in policy.doc for name in policy.tunables)
+
+
+def test_no_policy_reads_the_future() -> None:
+    """No row that a policy receives has a field of the true output, or of what is still to come."""
+    known = {name for row in (schema.REQUEST, schema.VIEW, schema.SLOT) for name in row.names or ()}
+    assert not known & {"output_tokens", "finish_ps", "think_ps", "next_finish"}
+    assert not any("output_tokens" in policy.reads for policy in POLICIES)
+
+
+def test_every_file_registers_a_policy() -> None:
+    files = {path for path in (ROOT / "policies").glob("*/*.py") if path.name != "__init__.py"}
+    assert files == {policy.path for policy in POLICIES} and len(POLICIES) >= 16
+    assert {policy.slot for policy in POLICIES} == set(SLOTS)
+
+
+def test_the_readme_lists_every_policy() -> None:
+    """The README's table is the registry's; `python -m replay.catalogue README.md` writes it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert catalogue.updated(text) == text
+    assert all(f"| {policy.slot} | `{policy.name}` |" in text for policy in POLICIES)
