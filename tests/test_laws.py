@@ -172,3 +172,32 @@ def test_littles_law(seed: int) -> None:
     for i in range(len(state.instances)):
         assert state.instances["waiting_area"][i] == pytest.approx(waiting[i] * 1e-12, rel=bound, abs=1e-24)
         assert state.instances["running_area"][i] == pytest.approx(running[i] * 1e-12, rel=bound, abs=1e-24)
+    links, held = between(log, len(state.instances))
+    for i in range(len(state.instances)):
+        assert state.instances["link_area"][i] == pytest.approx(links[i] * 1e-12, rel=bound, abs=1e-24)
+    # the cluster queue may end with requests that nobody ever took: they count until its last change
+    if state.cluster["held_count"][0] == 0:
+        assert state.cluster["held_area"][0] == pytest.approx(held * 1e-12, rel=bound, abs=1e-24)
+
+
+def between(log: np.ndarray, instances: int) -> tuple[list[int], int]:
+    """Sum every request's time on each network card, and in the cluster queue, from the event log.
+
+    returns : links [ps] (instances,), cluster queue [ps]
+    """
+    links, held = [0] * instances, 0
+    carried: dict[int, tuple[int, int]] = {}
+    waits: dict[int, int] = {}
+    for event in log:
+        kind = KINDS[event["kind"]]
+        request, time_ps, instance = (int(event[name]) for name in ("request", "time_ps", "instance"))
+        if kind == "hold":
+            waits[request] = time_ps
+        elif kind in ("enqueue", "fetch", "fail") and request in waits:
+            held += time_ps - waits.pop(request)
+        if kind in ("handoff", "fetch"):
+            carried[request] = (instance, time_ps)
+        elif kind == "deliver":
+            sender, start_ps = carried.pop(request)
+            links[sender] += time_ps - start_ps
+    return links, held

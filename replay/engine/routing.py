@@ -43,6 +43,25 @@ from replay.engine.jit import inlined, kernel
 HOLD = -1
 
 
+@inlined
+def change_held(state, step):
+    """Change the length of the cluster queue by `step`, adding up its request-seconds. Modified in place."""
+    cluster = state.cluster[0]
+    cluster.held_area += (cluster.now_ps - cluster.held_changed_ps) * 1e-12 * cluster.held_count
+    cluster.held_changed_ps = cluster.now_ps
+    cluster.held_count += step
+
+
+@inlined
+def change_link(state, i, step):
+    """Change what the network card of instance i has to carry by `step` requests, adding up request-seconds. Modified in place."""
+    instance = state.instances[i]
+    now_ps = state.cluster[0].now_ps
+    instance.link_area += (now_ps - instance.link_changed_ps) * 1e-12 * instance.linked
+    instance.link_changed_ps = now_ps
+    instance.linked += step
+
+
 @kernel
 def end_unserved(state, r, status):
     """Give request r and all turns that would have followed it a status without service. Modified in place."""
@@ -156,7 +175,7 @@ def arrive(state, policies, r):
     give_key(state, policies, r)
     state.jobs[r].stage = HELD
     cluster.held = push(state.jobs, cluster.held, r)
-    cluster.held_count += 1
+    change_held(state, 1)
     if waits:
         drain(state, policies)
 
@@ -172,10 +191,10 @@ def drain(state, policies):
         root = cluster.held
         after = pop(state.jobs, root)
         cluster.held = after
-        cluster.held_count -= 1
+        change_held(state, -1)
         if not try_route(state, policies, r):
             cluster.held = push(state.jobs, after, r)
-            cluster.held_count += 1
+            change_held(state, 1)
             return
 
 
@@ -246,6 +265,7 @@ def send(state, i, r, done_ps):
     """Put request r's transfer on the network card of instance i, which is free again at done_ps. Modified in place."""
     instance = state.instances[i]
     instance.nic_free_ps = done_ps
+    change_link(state, i, 1)
     state.jobs[r].deliver_ps = done_ps + state.cost.profiles[instance.profile].transfer_latency_ps
     if state.jobs[r].deliver_ps > MAX_TIME_PS:
         fault(state, TIME_RANGE, i, 0)
@@ -326,6 +346,7 @@ def deliver(state, policies, i):
     """Handle the delivery of what the network card of instance i carried first. Modified in place."""
     instance = state.instances[i]
     r = pop_link(state.jobs, instance)
+    change_link(state, i, -1)
     following = instance.link_head
     set_event(state.tree, i, NEVER_PS if following < 0 else state.jobs[following].deliver_ps)
     job = state.jobs[r]

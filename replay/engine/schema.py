@@ -101,8 +101,9 @@ INSTANCE = np.dtype([
     ("last_decode_ps", "i8"),      # when the decoding requests last received a token
     ("gap_ps", "i8"),              # extra gap before the first token of this phase (paused decodes)
     ("nic_free_ps", "i8"), ("busy_ps", "i8"), ("iterations", "i8"), ("prefill_done_tokens", "i8"),
-    ("evicted_blocks", "i8"), ("changed_ps", "i8"),
-    ("waiting_area", "f8"), ("running_area", "f8"),  # request-seconds, for Little's law
+    ("evicted_blocks", "i8"), ("changed_ps", "i8"), ("link_changed_ps", "i8"),
+    ("waiting_area", "f8"), ("running_area", "f8"), ("link_area", "f8"),  # request-seconds, for Little's law
+    ("linked", "i4"),              # requests whose KV the network card carries or will carry
     ("left", "i4"),                # iterations left in the phase, 0 when idle, -1 between two phases
     ("phase_prefill_tokens", "i4"),
     ("decodes", "i1"),             # the phase runs the decoding requests
@@ -145,6 +146,7 @@ CLUSTER = np.dtype([
     ("held", "i4"), ("held_count", "i4"),   # pairing heap of the cluster queue
     ("turns", "i4"),                        # pairing heap of closed-loop arrivals to come
     ("fault", "i4"), ("seed", "i8"),
+    ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
     ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"),
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
     ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
