@@ -20,7 +20,7 @@ from numba import types as t
 from replay.engine import schema
 from replay.engine.answers import EXPECTED
 from replay.errors import PolicyError
-from replay.policy import SLOTS, Chosen, Choice, Policy, registry
+from replay.policy import SLOTS, Choice, Chosen, Policy, registry
 from traces.jit import FOLDER, INTERPRETED
 
 REQUEST_ROW = numba.from_dtype(schema.REQUEST)

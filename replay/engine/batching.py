@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     deepest_resident,
     free_private,
@@ -34,7 +35,6 @@ from replay.engine.schema import (
 )
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.tree import set_event
-from replay.engine.jit import inlined, kernel
 
 
 @inlined

@@ -5,7 +5,6 @@ once for every mixture of int32 and int64 that its callers happen to hold, which
 """
 
 import inspect
-
 from collections.abc import Callable
 from typing import Any
 

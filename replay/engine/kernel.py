@@ -1,6 +1,7 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
 from replay.engine.batching import fault, note, release_blocks, schedule
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.queues import pop, push
@@ -25,7 +26,6 @@ from replay.engine.schema import (
     TIME_RANGE,
 )
 from replay.engine.tree import first_event
-from replay.engine.jit import inlined, kernel
 
 
 @kernel

@@ -4,8 +4,8 @@ Nodes leave from the end, lowest score first. A node's score is at least that of
 resident is always a set of whole prefixes. With the score of `lru` this is exactly least-recently-used on blocks.
 """
 
-from replay.engine.schema import BAD_EVICT, NONE
 from replay.engine.jit import inlined, kernel
+from replay.engine.schema import BAD_EVICT, NONE
 
 
 @inlined

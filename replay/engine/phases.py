@@ -6,6 +6,7 @@ the start of the phase forward; the rest of the phase is unchanged, so settling 
 
 import numpy as np
 
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import take_private
 from replay.engine.schema import (
     BINS_PER_OCTAVE,
@@ -17,7 +18,6 @@ from replay.engine.schema import (
 )
 from replay.engine.timing import leap_count, leap_ps
 from replay.engine.tree import set_event
-from replay.engine.jit import inlined, kernel
 
 MANTISSA_SHIFT = 52 - 6  # 2**6 = BINS_PER_OCTAVE
 

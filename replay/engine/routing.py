@@ -1,6 +1,7 @@
 """Requests between instances: arrival, dispatch, cluster queue, handoff, fetch, delivery."""
 
 from replay.engine.batching import fault, give_key, note, push_waiting, release_blocks, schedule
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     deepest_resident,
     hit_tokens,
@@ -38,7 +39,6 @@ from replay.engine.schema import (
     TIME_RANGE,
 )
 from replay.engine.tree import set_event
-from replay.engine.jit import inlined, kernel
 
 HOLD = -1
 
@@ -130,10 +130,13 @@ def eviction_may_reach(state, i, node):
     elapsed_ps = state.cluster[0].now_ps - instance.start_ps
     if elapsed_ps < instance.base_ps or instance.lru_head < 0:
         return False
-    begun = min(elapsed_ps // instance.base_ps, instance.left - 1)
-    blocks = state.views[i].decoding * (begun // state.views[i].block_tokens + 1)
     head = state.cache.slots[i, instance.lru_head]
-    return head.node == node or head.blocks < blocks
+    if head.node == node:
+        return True
+    # at most elapsed / base iterations began, and each request takes a block every block_tokens of them, or one sooner;
+    # in floating point, free of divisions, rounded up
+    cycle_ps = float(state.views[i].block_tokens) * instance.base_ps
+    return 1.000001 * state.views[i].decoding * (elapsed_ps + cycle_ps) > head.blocks * cycle_ps
 
 
 @kernel

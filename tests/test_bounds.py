@@ -1,0 +1,75 @@
+"""No index of the kernel leaves its array: scenarios replayed with every index checked give the same digests.
+
+`python -m tests.test_bounds` prints the digests; the test compares those of a process with NUMBA_BOUNDSCHECK=1.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import numba
+import numpy as np
+
+from replay.errors import PolicyError
+from tests import test_golden as golden
+from tests.odd_policies import registered
+from tests.scenarios import scenario
+from tests.sessions import engine_run, finished, session_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = range(7000, 7040)
+PROBE = "probe"
+
+
+def digests() -> dict[str, str]:
+    """Replay the scenarios, events on and off, and the golden runs; returns name -> digest."""
+    with registered():
+        found = {str(seed): engine_run(scenario(Random(seed), 40), events=seed % 2 == 0).digest for seed in SEEDS}
+    return found | {name: golden.run(name).digest for name in golden.RUNS}
+
+
+def third(values):
+    """Return the third value, wherever that is."""
+    return values[2]
+
+
+def checked() -> bool:
+    """Whether compiled code raises on an index that leaves its array."""
+    try:
+        numba.njit(third)(np.zeros(4)[:2])
+    except IndexError:
+        return True
+    return False
+
+
+def kernel_checked() -> bool:
+    """Whether the kernel itself raises when one of its arrays is too short; never try this without checks."""
+    session = session_of(scenario(Random(0), 40))
+    session.state = session.state._replace(histogram=np.zeros((3, 1), np.int64))
+    try:
+        finished(session)
+    except PolicyError as error:
+        return "IndexError" in str(error)
+    return False
+
+
+def test_checked_indices_change_nothing(tmp_path: Path) -> None:
+    """The kernel is compiled anew, with checks, into a cache of its own."""
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "KVREPLAY_CACHE": str(tmp_path)}
+    environment.pop("NUMBA_DISABLE_JIT", None)
+    command = [sys.executable, "-m", "tests.test_bounds"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found.pop(PROBE) is True, "the checks were off"
+    assert any(tmp_path.rglob("compile.advance_table*.nbc")), "the kernel was not compiled with them"
+    assert not checked() and found == digests()
+
+
+if __name__ == "__main__":
+    with registered():
+        probed = checked() and kernel_checked()
+    print(json.dumps({PROBE: probed, **digests()}))
