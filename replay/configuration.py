@@ -92,7 +92,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
         if slot not in SLOTS:
             raise ConfigError(f"there is no policy slot '{slot}'{near(str(slot), SLOTS)}")
     if missing := [key for key in SINGLE_VALUES if key not in config]:
-        raise ConfigError(f"the configuration key '{missing[0]}' must have a value, but it was taken away. Set it instead.")
+        raise ConfigError(f"the configuration key '{missing[0]}' must have a value, but it was taken away. Set it.")
     seed, out_dir = config["seed"], config["out_dir"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= HIGHEST_SEED:
         raise ConfigError(f"seed must be a whole number with 0 <= seed < 2^63, but is {seed!r}. Write seed=7.")

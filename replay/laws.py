@@ -22,7 +22,8 @@ def check(state: State) -> None:
         parts += [int(instances[name][i]) for name in ("private_blocks", "pinned_blocks")]
         _equal("KV blocks", f"instance {i}", sum(parts), int(views["total_blocks"][i]))
         if min(parts) < 0:
-            raise EngineError(f"KV blocks must not be negative, but instance {i} has free, cached, private, pinned = {parts}: this is a bug.")
+            raise EngineError(f"KV blocks must not be negative, but instance {i} has free, cached, private, pinned = "
+                              f"{parts}: this is a bug.")
     finished = jobs["status"] == schema.FINISHED
     _equal("output tokens", "finished requests", int(state.requests["generated_tokens"][finished].sum()),
            int(jobs["output_tokens"][finished].astype(np.int64).sum()))
@@ -32,7 +33,8 @@ def check(state: State) -> None:
                int(state.requests["generated_tokens"].astype(np.int64).sum()))
     firsts = int((jobs["first_token_ps"] >= 0).sum())
     if not running.any():
-        _equal("gaps between tokens", "the histogram", int(state.histogram.sum()), int(instances["tokens_out"].sum()) - firsts)
+        later = int(instances["tokens_out"].sum()) - firsts
+        _equal("gaps between tokens", "the histogram", int(state.histogram.sum()), later)
 
 
 def _equal(what: str, where: str, left: int, right: int) -> None:

@@ -1,4 +1,4 @@
-"""Turn a plain function into a policy: its signature says its slot's arguments, its tunables, their ranges and defaults."""
+"""Turn a plain function into a policy: its signature says its arguments, tunables, ranges and defaults."""
 
 import difflib
 import importlib
@@ -99,7 +99,8 @@ class Policy:
     @property
     def source(self) -> str:
         """The docstring's source line: where the algorithm comes from."""
-        return next((ln.split(":", 1)[1].strip() for ln in self.doc.splitlines() if ln.strip().startswith("source")), "")
+        lines = (line.strip() for line in self.doc.splitlines())
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("source")), "")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _describe(slot: str, function: Callable[..., Any]) -> Policy:
     tunables, defaults = {}, {}
     for parameter in parameters[len(context):]:
         if parameter.name == "name":
-            raise PolicyError(f"{slot} policy {name!r}: a tunable cannot be called 'name', which names the policy itself")
+            raise PolicyError(f"{slot} policy {name!r}: a tunable cannot be called 'name', which is the policy's")
         if not isinstance(parameter.annotation, Span | Choice) or parameter.default is parameter.empty:
             raise PolicyError(f"{slot} policy {name!r}: tunable {parameter.name!r} needs a range and a default, "
                               f"as in {parameter.name}: Span(0.0, 8.0) = 1.0")
@@ -153,7 +154,7 @@ def _describe(slot: str, function: Callable[..., Any]) -> Policy:
         except PolicyError as error:
             raise PolicyError(f"{slot} policy {name!r}: default of {parameter.name!r} {error}") from None
     if len(tunables) > MAX_TUNABLES:
-        raise PolicyError(f"{slot} policy {name!r} has {len(tunables)} tunables, but at most {MAX_TUNABLES} are allowed")
+        raise PolicyError(f"{slot} policy {name!r} has {len(tunables)} tunables, but at most {MAX_TUNABLES} are kept")
     path = Path(function.__code__.co_filename)
     return Policy(slot, name, function, tunables, defaults, path, frozenset(_names_read(function)))
 
@@ -209,7 +210,8 @@ def load_file(path: str | Path) -> None:
         raise PolicyError(f"plug-in {file.name} does not import: {type(error).__name__}: {error}") from error
     after = {(slot, name): id(p) for slot, group in _registry.items() for name, p in group.items()}
     if before == after:
-        raise PolicyError(f"plug-in {file.name} registers no policy: decorate a function with @policy(\"route\") or another slot")
+        raise PolicyError(f"plug-in {file.name} registers no policy: decorate a function with @policy(\"route\") or "
+                          f"another slot")
 
 
 def registry() -> dict[str, dict[str, Policy]]:
@@ -228,13 +230,15 @@ def choose(slot: str, name: str, params: Mapping[str, Any] | None = None) -> Cho
     if name not in group:
         load_all()
     if name not in group:
-        raise PolicyError(f"{slot} policy must be one of {', '.join(sorted(group))}, but got {name!r}{_hint(name, group)}")
+        known = ", ".join(sorted(group))
+        raise PolicyError(f"{slot} policy must be one of {known}, but got {name!r}{_hint(name, group)}")
     found = group[name]
     values = dict(found.defaults)
     for key, value in (params or {}).items():
         if key not in found.tunables:
             known = ", ".join(found.tunables) or "none"
-            raise PolicyError(f"{slot} policy {name!r} has no tunable {key!r} (it has: {known}){_hint(key, found.tunables)}")
+            hint = _hint(key, found.tunables)
+            raise PolicyError(f"{slot} policy {name!r} has no tunable {key!r} (it has: {known}){hint}")
         try:
             found.tunables[key].check(value)
         except PolicyError as error:

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from replay.result import Result
     from traces import Trace
 
-DEFAULTS = {"admit": "always", "route": "least_loaded", "decode": "least_kv", "order": "fcfs", "batch": "chunked", "evict": "lru"}
+DEFAULTS = {"admit": "always", "route": "least_loaded", "decode": "least_kv", "order": "fcfs", "batch": "chunked",
+            "evict": "lru"}
 SLICE_EVENTS = 1_000_000
 
 
-def replay(trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, **options: Any) -> "Result":
+def replay(
+    trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, **options: Any
+) -> "Result":
     """Replay a trace to its end.
 
     trace    : Trace
@@ -120,12 +123,13 @@ class Session:
         self.log.append(np.asarray(self.state.log[:count]).copy())
         self.state.cluster["log_count"][0] = 0
         if stuck:  # one event may need more room than there is: give it twice as much
-            self.state = self.state._replace(log=np.zeros(2 * len(self.state.log), schema.EVENT).view(type(self.state.log)))
+            log = np.zeros(2 * len(self.state.log), schema.EVENT)
+            self.state = self.state._replace(log=log.view(type(self.state.log)))
 
     def _raised(self, error: Exception) -> Exception:
         names = ", ".join(f"{slot}={chosen.policy.name}" for slot, chosen in self.policies.items())
-        return PolicyError(f"a policy raised {type(error).__name__}: {error} at {self.now_s:.6f} s (policies: {names}). "
-                           f"Run it interpreted to see where: NUMBA_DISABLE_JIT=1.")
+        return PolicyError(f"a policy raised {type(error).__name__}: {error} at {self.now_s:.6f} s (policies: {names})."
+                           f" Run it interpreted to see where: NUMBA_DISABLE_JIT=1.")
 
     def _fault(self) -> Exception:
         row = self.state.cluster[0]
@@ -133,23 +137,27 @@ class Session:
         names = {slot: chosen.policy.name for slot, chosen in self.policies.items()}
         prefills, decodes = len(self.state.prefill_views), len(self.state.decode_views)
         sentences = {
-            schema.BAD_ROUTE: f"route policy '{names['route']}' returned instance {value} for request {at}, but the cluster "
-                              f"has prefill-capable instances 0..{prefills - 1} (or HOLD = -1).",
-            schema.BAD_SOURCE: f"route policy '{names['route']}' returned source {value} for request {at}, but a prefix can be "
-                               f"fetched from instances 0..{prefills - 1} only (or -1 for no fetch).",
-            schema.BAD_DECODE: f"decode policy '{names['decode']}' returned instance {value} for request {at}, but the cluster "
-                               f"has decode-capable instances 0..{decodes - 1}.",
-            schema.BAD_ORDER: f"order policy '{names['order']}' returned NaN for request {at}, but a key must be a number.",
-            schema.BAD_BATCH: f"batch policy '{names['batch']}' returned {value} prefill tokens for instance {at}, but at least "
-                              f"0 are needed.",
-            schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a number.",
+            schema.BAD_ROUTE: f"route policy '{names['route']}' returned instance {value} for request {at}, but "
+                              f"the cluster has prefill-capable instances 0..{prefills - 1} (or HOLD = -1).",
+            schema.BAD_SOURCE: f"route policy '{names['route']}' returned source {value} for request {at}, but a "
+                               f"prefix can be fetched from instances 0..{prefills - 1} only (or -1 for no fetch).",
+            schema.BAD_DECODE: f"decode policy '{names['decode']}' returned instance {value} for request {at}, but "
+                               f"the cluster has decode-capable instances 0..{decodes - 1}.",
+            schema.BAD_ORDER: f"order policy '{names['order']}' returned NaN for request {at}, but a key must be a "
+                              f"number.",
+            schema.BAD_BATCH: f"batch policy '{names['batch']}' returned {value} prefill tokens for instance {at}, but "
+                              f"at least 0 are needed.",
+            schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a "
+                              f"number.",
         }
         if code in sentences:
             return PolicyError(sentences[code])
         if code == schema.TIME_RANGE:
-            return ConfigError(f"replayed time must stay under {float(schema.MAX_TIME_PS) * 1e-12 / 86400:.0f} days, but instance {at} "
+            days = float(schema.MAX_TIME_PS) * 1e-12 / 86400
+            return ConfigError(f"replayed time must stay under {days:.0f} days, but instance {at} "
                                f"would pass it after {self.now_s:.0f} s. Use a shorter trace or a faster cluster.")
-        return EngineError(f"the kernel stopped with fault {code} at {at} (value {value}) after {self.now_s:.6f} s: this is a bug.")
+        return EngineError(f"the kernel stopped with fault {code} at {at} (value {value}) after {self.now_s:.6f} s: "
+                           f"this is a bug.")
 
 
 def _cluster(spec: "Cluster | str", trace: "Trace") -> "Cluster":
@@ -158,8 +166,9 @@ def _cluster(spec: "Cluster | str", trace: "Trace") -> "Cluster":
     if isinstance(spec, Cluster):
         block_tokens = trace.block_tokens
         if block_tokens and spec.prefix_cache and block_tokens % spec.block_tokens:
-            raise ConfigError(f"the trace's blocks must be a multiple of the cluster's, but {trace.name} has {block_tokens} tokens "
-                              f"a block and the cluster {spec.block_tokens}. Build the cluster with trace_block_tokens={block_tokens}.")
+            raise ConfigError(f"the trace's blocks must be a multiple of the cluster's, but {trace.name} has "
+                              f"{block_tokens} tokens a block and the cluster {spec.block_tokens}. Build the cluster "
+                              f"with trace_block_tokens={block_tokens}.")
         return spec
     return cluster(spec, trace_block_tokens=trace.block_tokens)
 
@@ -195,6 +204,6 @@ def _choose(slot: str, spec: Any) -> Chosen:
     if isinstance(spec, str):
         return choose(slot, spec)
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-        raise PolicyError(f"policy.{slot} must have the name of a policy and its tunables, but is {spec!r}. Choose one with "
-                          f"policy/{slot}=NAME.")
+        raise PolicyError(f"policy.{slot} must have the name of a policy and its tunables, but is {spec!r}. Choose one "
+                          f"with policy/{slot}=NAME.")
     return choose(slot, spec["name"], {key: value for key, value in spec.items() if key != "name"})

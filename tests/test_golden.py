@@ -50,8 +50,9 @@ def trace(gap_ps: int, closed: bool = False, long: bool = False) -> Trace:
         arrival_ps += draw(7, row, gap_ps)
     columns: dict[str, Any] = {"tier": [("gold", "silver", "bronze")[draw(8, row, 3)] for row in range(REQUESTS)]}
     if closed:
-        columns["parent"] = [draw(9, row, row) if row and draw(10, row, 3) else -1 for row in range(REQUESTS)]
-        columns["think_s"] = [draw(11, row, 9000) * PS if columns["parent"][row] >= 0 else 0.0 for row in range(REQUESTS)]
+        parents = [draw(9, row, row) if row and draw(10, row, 3) else -1 for row in range(REQUESTS)]
+        columns["parent"] = parents
+        columns["think_s"] = [draw(11, row, 9000) * PS if parents[row] >= 0 else 0.0 for row in range(REQUESTS)]
     return small_trace(rows, chains, BLOCK_TOKENS, **columns)
 
 
@@ -117,7 +118,8 @@ def test_the_twin_gives_the_pinned_digest(name: str) -> None:
     shape, cluster, policies = RUNS[name]
     rows = twin.run(trace(**shape), cluster, small_policies(**policies), 11, tuple(SLO["tiers"]))
     rows["status"] = [STATUSES.index(status) for status in rows["status"]]
-    assert digest({field: np.array(rows[field]) for field in DIGESTED}) == json.loads(PINNED.read_text())[name]["digest"]
+    pinned = json.loads(PINNED.read_text())[name]["digest"]
+    assert digest({field: np.array(rows[field]) for field in DIGESTED}) == pinned
 
 
 def test_the_runs_reach_what_they_are_for() -> None:

@@ -31,8 +31,8 @@ def build_id() -> str:
     for part in (numba.__version__, np.__version__, os.environ.get("NUMBA_BOUNDSCHECK", "")):
         digest.update(part.encode() + b"\0")
     root = Path(__file__).resolve().parent.parent
-    sources = [*(root / "replay" / "engine").rglob("*.py"), root / "replay" / "policy.py", *(root / "traces").glob("*kernels.py")]
-    for source in sorted([*sources, Path(__file__)]):
+    engine, traces = (root / "replay" / "engine").rglob("*.py"), (root / "traces").glob("*kernels.py")
+    for source in sorted([*engine, root / "replay" / "policy.py", *traces, Path(__file__)]):
         if source.exists():
             digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
@@ -43,7 +43,8 @@ def _cache_folder() -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
-        builds = sorted((f for f in folder.parent.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime, reverse=True)
+        builds = [build for build in folder.parent.iterdir() if build.is_dir()]
+        builds.sort(key=lambda build: build.stat().st_mtime, reverse=True)
         for old in builds[KEPT_BUILDS:]:
             shutil.rmtree(old, ignore_errors=True)
     except OSError:

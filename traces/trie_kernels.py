@@ -39,6 +39,7 @@ def find_slot(key, keys, table):  # type: ignore[no-untyped-def]
 
 @entry()
 def rehash(old_keys, old_table, keys, table):  # type: ignore[no-untyped-def]
+    """Enter what an old hash table holds into a larger one, `keys` and `table`, modified in place."""
     for i in range(len(old_table)):
         if old_table[i] >= 0:
             slot = find_slot(old_keys[i], keys, table)

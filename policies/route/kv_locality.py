@@ -3,7 +3,7 @@ from replay.policy import Span, policy
 
 @policy("route")
 def kv_locality(request, instances, now_ps, balancing_threshold: Span(1.0, 64.0, log=True) = 2.0):
-    """Send a request where its first token is expected soonest, fetching the prefix from its best holder where that pays.
+    """Send a request where its first token is expected soonest, fetching a prefix from its best holder if that pays.
 
     An instance whose own prefix is within `balancing_threshold` of the best one computes the rest itself; any other
     fetches the missing part over the holder's network card first. Expected time = transfer + queue + prefill.

@@ -67,8 +67,8 @@ def _build(policy: Policy) -> Callable[..., Any]:
     except Exception as error:  # Numba lets many kinds of errors out of the code it compiles
         reason = f"rows have no field {error}" if isinstance(error, KeyError) else _first_line(error)
     raise PolicyError(
-        f"{policy.slot} policy {policy.name!r} does not compile: it must return {EXPECTED[policy.slot]} and use only what "
-        f"Numba compiles and the fields of its rows (replay/engine/schema.py), but {reason} ({policy.path.name})."
+        f"{policy.slot} policy {policy.name!r} does not compile: it must return {EXPECTED[policy.slot]} and use only "
+        f"what Numba compiles and the fields of its rows (replay/engine/schema.py), but {reason} ({policy.path.name})."
     )
 
 

@@ -313,7 +313,7 @@ def admit_one(state, i, r, need, left, node):
 
 @kernel
 def restless(state, i, pressed):
-    """Whether the next iteration's batch may differ although nothing arrives or finishes, so that no leap is allowed."""
+    """Whether the next iteration's batch may differ although nothing arrives or finishes: no leap is allowed then."""
     instance = state.instances[i]
     if pressed:
         return True

@@ -1,7 +1,8 @@
 """Compile the kernel's helpers each for one signature, read from the names of their parameters.
 
-A name means one type everywhere (the index letters of the glossary, `state`, `view`, ...). So a helper is compiled once, not
-once for every mixture of int32 and int64 that its callers happen to hold, which would double the time to compile.
+A name means one type everywhere (the index letters of the glossary, `state`, `view`, ...). So a helper is compiled
+once, not once for every mixture of int32 and int64 that its callers happen to hold, which would double the time to
+compile.
 """
 
 import inspect
@@ -30,14 +31,16 @@ def _register(dispatcher: Any) -> Any:
     return dispatcher
 
 def compile_helpers() -> None:
-    """Compile every helper in the order of definition, callees first; done once, and only when the event loop is not cached."""
+    """Compile every helper in the order of definition, callees first; done once, if the event loop is not cached."""
     from replay.engine.state import POLICIES, STATE, TYPES
 
-    named = {"state": STATE, "cache": STATE, "cost": STATE, "policies": POLICIES, "jobs": TYPES["jobs"], "slots": TYPES["slots"],
-             "segments": TYPES["segments"], "tree": TYPES["tree"], "view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype,
-             "instance": TYPES["instances"].dtype, **dict.fromkeys(TRUTHS, t.boolean)}
+    arrays = {name: TYPES[name] for name in ("jobs", "slots", "segments", "tree")}
+    rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype}
+    named = {"state": STATE, "cache": STATE, "cost": STATE, "policies": POLICIES, **arrays, **rows,
+             **dict.fromkeys(TRUTHS, t.boolean)}
     level = numba.config.OPT
-    numba.config.OPT = type(level)(1)  # helpers are optimised fully where they end up, inside the event loop: half the time to compile
+    # Helpers are optimised fully where they end up, inside the event loop: this halves the time to compile.
+    numba.config.OPT = type(level)(1)
     try:
         while _helpers:
             helper = _helpers.pop(0)

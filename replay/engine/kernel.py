@@ -30,7 +30,7 @@ from replay.engine.tree import first_event
 
 @kernel
 def finish(state, policies, i, r):
-    """End request r on instance i with all its tokens; its following turns get their arrival times. Modified in place."""
+    """End request r on instance i with all its tokens; its next turns get their arrival times. Modified in place."""
     cluster = state.cluster[0]
     job = state.jobs[r]
     release_blocks(state, policies, i, r)
@@ -56,7 +56,7 @@ def finish(state, policies, i, r):
 
 @inlined
 def finish_decodes(state, policies, i):
-    """Finish the decoding requests of instance i that have all their tokens, in ascending row order; returns how many."""
+    """Finish the decoding requests of instance i that have all their tokens, in row order; returns how many."""
     finished = 0
     instance = state.instances[i]
     iteration = instance.iteration

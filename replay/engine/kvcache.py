@@ -1,7 +1,7 @@
 """KV blocks of an instance: free, private, pinned or cached prefixes on the compressed trie.
 
-Nodes leave from the end, lowest score first. A node's score is at least that of every resident child (`floor`), so what is
-resident is always a set of whole prefixes. With the score of `lru` this is exactly least-recently-used on blocks.
+Nodes leave from the end, lowest score first. A node's score is at least that of every resident child (`floor`), so what
+is resident is always a set of whole prefixes. With the score of `lru` this is exactly least-recently-used on blocks.
 """
 
 from replay.engine.jit import inlined, kernel
@@ -68,7 +68,7 @@ def unlink(slots, instance, i, s):
 
 @inlined
 def link(slots, instance, i, s):
-    """Queue slot s for eviction by its score, after equal ones, modified in place. O(1) for scores that rise with time."""
+    """Queue slot s for eviction by its score, after equal ones, modified in place. O(1) if scores rise with time."""
     score = slots[i, s].score
     before = instance.lru_tail
     while before >= 0 and slots[i, before].score > score:
@@ -116,7 +116,7 @@ def pin_path(cache, view, instance, i, node):
 
 @kernel
 def release_path(state, policies, i, node):
-    """Let go of every node from `node` to the root on instance i; nodes without pins become cached. Modified in place."""
+    """Let go of every node from `node` to the root on instance i; what is not pinned becomes cached, in place."""
     cache = state.cache
     slots = cache.slots
     view = state.views[i]
@@ -173,7 +173,7 @@ def evict(cache, view, instance, i, blocks):
 
 @inlined
 def take_private(cache, view, instance, i, blocks):
-    """Turn `blocks` into private ones: free ones first, then evicted ones. Modified in place; the caller checked that they fit."""
+    """Turn `blocks` into private ones: free ones first, then evicted ones, in place; the caller checks the room."""
     if blocks > view.free_blocks:
         evict(cache, view, instance, i, blocks - view.free_blocks)
     view.free_blocks -= blocks
@@ -189,7 +189,7 @@ def free_private(view, instance, blocks):
 
 @inlined
 def new_slot(cache, instance, i, node, now_ps):
-    """Give a node a row on instance i, held once and still without blocks; returns the row, for the caller to note in slot_of."""
+    """Give a node a row on instance i, held once and without blocks; returns the row, for the caller to note."""
     s = instance.slot_free
     if s >= 0:
         instance.slot_free = cache.slots[i, s].next
@@ -259,7 +259,7 @@ def held_blocks(job, cache, node, ours):
 
 @kernel
 def insert(state, policies, i, leaf, target_blocks):
-    """Put the first `target_blocks` blocks of a path into the cache of instance i, as far as they fit. Modified in place."""
+    """Put the first `target_blocks` blocks of a path into the cache of instance i, while they fit, in place."""
     cache = state.cache
     view = state.views[i]
     instance = state.instances[i]

@@ -26,7 +26,9 @@ LOG_CAPACITY = 1 << 16
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
 
-def state_of(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], slo: "Slo", options: Mapping[str, Any]) -> State:
+def state_of(
+    trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], slo: "Slo", options: Mapping[str, Any]
+) -> State:
     """Return the state before the first event.
 
     options : seed, leap, events, predictions (output tokens expected per request, or None), trie
@@ -174,7 +176,8 @@ def _link_turns(rows: np.ndarray, trace: "Trace") -> None:
 def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:
     count = len(cluster.instances)
     views, instances = np.zeros(count, schema.VIEW), np.zeros(count, schema.INSTANCE)
-    for name in ("queue", "prefill_head", "prefill_tail", "link_head", "link_tail", "lru_head", "lru_tail", "slot_free"):
+    lists = ("prefill_head", "prefill_tail", "link_head", "link_tail", "lru_head", "lru_tail")
+    for name in ("queue", "slot_free", *lists):
         instances[name] = NONE
     instances["end_ps"] = NEVER_PS
     rows: dict[Any, int] = {}
@@ -226,4 +229,5 @@ def _cache(trie: Trie, cluster: "Cluster", caching: np.ndarray) -> Cache:
     nodes["blocks"] = np.asarray(trie.blocks) * scale
     nodes["start_blocks"] = np.asarray(trie.start_blocks) * scale
     capacity = min(len(nodes), int(caching["total_blocks"].max()))
-    return Cache(nodes, np.full((len(nodes), len(caching)), NONE, np.int32), np.zeros((len(caching), capacity), schema.SLOT))
+    slot_of = np.full((len(nodes), len(caching)), NONE, np.int32)
+    return Cache(nodes, slot_of, np.zeros((len(caching), capacity), schema.SLOT))

@@ -1,7 +1,7 @@
 """Phases: iterations of an unchanged batch, taken in one leap and settled wherever somebody looks.
 
-A phase of `left` iterations costs base_ps, base_ps + growth_ps, ... Settling applies the iterations that are over and moves
-the start of the phase forward; the rest of the phase is unchanged, so settling twice or never gives the same bytes.
+A phase of `left` iterations costs base_ps, base_ps + growth_ps, ... Settling applies the iterations that are over and
+moves the start of the phase forward; the rest of the phase is unchanged: settling twice or never gives the same bytes.
 """
 
 import numpy as np
@@ -228,7 +228,7 @@ def join_decode(state, i, r):
 
 @kernel
 def leave_decode(state, i, slot):
-    """Take the request in a slot out of the decoding requests of instance i; its row is brought up to date. Modified in place."""
+    """Take the request in a slot out of the decoding requests of instance i and bring its row up to date, in place."""
     instance = state.instances[i]
     view = state.views[i]
     r = state.batch[i, RUNNING, slot]

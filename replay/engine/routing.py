@@ -54,7 +54,7 @@ def change_held(state, step):
 
 @inlined
 def change_link(state, i, step):
-    """Change what the network card of instance i has to carry by `step` requests, adding up request-seconds. Modified in place."""
+    """Change what the network card of instance i has to carry by `step` requests, and its request-seconds, in place."""
     instance = state.instances[i]
     now_ps = state.cluster[0].now_ps
     instance.link_area += (now_ps - instance.link_changed_ps) * 1e-12 * instance.linked
@@ -83,7 +83,7 @@ def end_unserved(state, r, status):
 
 @kernel
 def observe(state, r):
-    """Bring what admit and route read up to date for request r, modified in place: blocks and hits, if they read them."""
+    """Bring what admit and route read up to date for request r, in place: blocks and hits, if they read them."""
     cluster = state.cluster[0]
     count = cluster.num_prefill
     if cluster.reads_blocks:
@@ -120,7 +120,7 @@ def observe(state, r):
 
 @inlined
 def eviction_may_reach(state, i, node):
-    """Whether blocks that decodes of instance i took since it was settled may have come out of `node`, or nodes above it.
+    """Whether blocks that decodes of instance i took since it was settled may have come from `node` or above it.
 
     They come out of the head of the eviction queue; nodes above `node` leave after it.
     """
@@ -232,7 +232,7 @@ def dispatch(state, policies, r, i, source):
 
 @kernel
 def fetch(state, r, i, source):
-    """Start to copy the prefix of request r from `source` to instance i; returns (started, tokens usable at the source)."""
+    """Start to copy the prefix of request r from `source` to instance i; returns (started, tokens usable there)."""
     settle(state, i)
     cut(state, source)
     job = state.jobs[r]
@@ -279,7 +279,7 @@ def send(state, i, r, done_ps):
 
 @kernel
 def enqueue(state, policies, i, r):
-    """Put request r into the queue of instance i, which sees it now if idle, else after its iteration. Modified in place."""
+    """Put request r into the queue of instance i, which sees it now if idle, else after its iteration, in place."""
     push_waiting(state, policies, i, r)
     note(state, LOG_ENQUEUE, r, i, 0)
     instance = state.instances[i]

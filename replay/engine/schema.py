@@ -32,7 +32,8 @@ OK, BAD_ADMIT, BAD_ROUTE, BAD_SOURCE, BAD_DECODE, BAD_ORDER, BAD_BATCH, BAD_EVIC
 ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT = range(6)
 
 # event log kinds
-KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "handoff", "deliver", "finish", "fail", "fetch")
+KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "handoff", "deliver", "finish", "fail",
+         "fetch")
 (LOG_ARRIVE, LOG_REJECT, LOG_HOLD, LOG_ENQUEUE, LOG_ADMIT, LOG_PREEMPT, LOG_TOKEN, LOG_HANDOFF, LOG_DELIVER, LOG_FINISH,
  LOG_FAIL, LOG_FETCH) = range(12)
 
@@ -53,8 +54,9 @@ REQUEST = np.dtype([
 
 # what only the engine knows of a request, and what it records
 JOB = np.dtype([
-    ("first_token_ps", "i8"), ("finish_ps", "i8"), ("scheduled_ps", "i8"), ("last_token_ps", "i8"), ("max_itl_ps", "i8"),
-    ("key", "f8"), ("margin", "f8"),         # order key in the queue it is in, and by how much it must be lower to preempt
+    ("first_token_ps", "i8"), ("finish_ps", "i8"), ("scheduled_ps", "i8"), ("last_token_ps", "i8"),
+    ("max_itl_ps", "i8"),
+    ("key", "f8"), ("margin", "f8"),         # order key in its queue, and by how much it must be lower to preempt
     ("deliver_ps", "i8"),
     ("think_ps", "i8"),                      # of a turn: think time, then time of arrival until it arrives, then 0
     ("output_tokens", "i4"), ("leaf", "i4"),  # truth; deepest trie node of the prompt
@@ -67,7 +69,7 @@ JOB = np.dtype([
     ("prefill_instance", "i4"), ("decode_instance", "i4"), ("instance", "i4"), ("source", "i4"),
     ("slot", "i4"),                          # column of the running batch
     ("next", "i4"), ("child", "i4"),         # intrusive list, pairing heap
-    ("parent", "i4"), ("first_turn", "i4"), ("next_turn", "i4"),  # closed loop: parent row, first child row, next sibling
+    ("parent", "i4"), ("first_turn", "i4"), ("next_turn", "i4"),  # closed loop: parent, first child, next sibling
     ("status", "i1"), ("stage", "i1"),
 ], align=True)
 
@@ -138,7 +140,8 @@ SLOT = np.dtype([
 ], align=True)
 
 CLUSTER = np.dtype([
-    ("now_ps", "i8"), ("cursor", "i8"), ("events", "i8"), ("fault_at", "i8"), ("fault_value", "i8"), ("log_count", "i8"),
+    ("now_ps", "i8"), ("cursor", "i8"), ("events", "i8"), ("fault_at", "i8"), ("fault_value", "i8"),
+    ("log_count", "i8"),
     ("num_requests", "i8"),
     ("passed", "i4"),              # highest instance whose event at now_ps was handled, -1 if none
     ("num_instances", "i4"), ("num_prefill", "i4"), ("first_decode", "i4"),
@@ -177,7 +180,8 @@ class Cache(NamedTuple):
     """Prefix caches of all instances on the compressed trie."""
 
     nodes: np.ndarray  # NODE (num_nodes,)                read only
-    slot_of: np.ndarray  # int32 (num_nodes, num_caching)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
+    # int32 (num_nodes, num_caching)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
+    slot_of: np.ndarray
     slots: np.ndarray  # SLOT (num_caching, capacity)
 
 
@@ -199,7 +203,7 @@ class State(NamedTuple):
     decode_views: np.ndarray  # the part of `views` that decode sees
     instances: np.ndarray  # INSTANCE (num_instances,)
     batch: np.ndarray  # int64 (num_instances, 4, max_batch)
-    growth: np.ndarray  # int32 (num_instances, block_tokens): decoding requests by the residue at which they need a block
+    growth: np.ndarray  # int32 (num_instances, block_tokens): decoding requests by residue at which they need a block
     tiers: np.ndarray  # int32 (num_instances, num_tiers): decoding requests by tier
     tree: np.ndarray  # int64 (4 * leaves,): next event of every link and instance
     histogram: np.ndarray  # int64 (num_tiers, BINS): gaps between tokens

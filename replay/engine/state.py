@@ -1,8 +1,8 @@
 """Hand the whole state to compiled code as one pointer.
 
-A NamedTuple of twenty arrays costs seven words an array at every call and minutes to compile. Here the kernel gets a table of
-addresses and shapes instead; `state.jobs` in compiled code makes the array from its row of the table. Interpreted code sees
-the NamedTuple itself: the source is the same.
+A NamedTuple of twenty arrays costs seven words an array at every call and minutes to compile. Here the kernel gets a
+table of addresses and shapes instead; `state.jobs` in compiled code makes the array from its row of the table.
+Interpreted code sees the NamedTuple itself: the source is the same.
 """
 
 from typing import Any
@@ -25,7 +25,8 @@ FUNCTION_WORDS = 3  # of a first-class function in compiled code
 ARRAYS: dict[str, tuple[Any, int]] = {
     "cluster": (schema.CLUSTER, 1), "requests": (schema.REQUEST, 1), "jobs": (schema.JOB, 1), "views": (schema.VIEW, 1),
     "prefill_views": (schema.VIEW, 1), "decode_views": (schema.VIEW, 1), "instances": (schema.INSTANCE, 1),
-    "batch": (np.dtype("i8"), 3), "growth": (np.dtype("i4"), 2), "tiers": (np.dtype("i4"), 2), "tree": (np.dtype("i8"), 1),
+    "batch": (np.dtype("i8"), 3), "growth": (np.dtype("i4"), 2), "tiers": (np.dtype("i4"), 2),
+    "tree": (np.dtype("i8"), 1),
     "histogram": (np.dtype("i8"), 2), "tunables": (np.dtype("f8"), 2), "log": (schema.EVENT, 1),
     "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 2),
     "profiles": (schema.PROFILE, 1), "segments": (schema.SEGMENT, 1),
@@ -47,7 +48,8 @@ def table(state: State) -> np.ndarray:
     rows = words[: len(ARRAYS) * WORDS].reshape(len(ARRAYS), WORDS)
     for row, (name, (dtype, dimensions)), array in zip(rows, ARRAYS.items(), arrays(state), strict=True):
         if array.dtype != dtype or array.ndim != dimensions or not array.flags.c_contiguous:
-            raise TypeError(f"state.{name} must be a contiguous {dimensions}-d array of {dtype}, but is {array.dtype} {array.shape}")
+            raise TypeError(f"state.{name} must be a contiguous {dimensions}-d array of {dtype}, "
+                            f"but is {array.dtype} {array.shape}")
         row[0] = array.ctypes.data
         row[1 : 1 + dimensions] = array.shape
     return words
@@ -130,7 +132,7 @@ class PolicyAttributes(AttributeTemplate):
 
 
 def _lower(name: str, place: int, array_type: t.Array) -> None:
-    """Say how compiled code makes the array `name`: from its row of the table, which never changes while the kernel runs."""
+    """Say how compiled code makes the array `name`: from its row of the table, constant while the kernel runs."""
 
     @lower_getattr(StateType, name)
     def get(context, builder, state_type, state):
@@ -148,7 +150,8 @@ def _lower(name: str, place: int, array_type: t.Array) -> None:
         for length in reversed(shape[1:]):
             strides.insert(0, builder.mul(strides[0], length))
         data = builder.inttoptr(word(0), array.data.type)
-        context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=ir.IntType(64)(size), meminfo=None)
+        itemsize = ir.IntType(64)(size)
+        context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
         return array._getvalue()
 
 

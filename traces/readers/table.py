@@ -59,7 +59,7 @@ def read(
     for name in COLUMNS:
         wanted = columns.get(name, name)
         if table.column_names.count(wanted) > 1:
-            raise TraceError(f"a column's name must be unique, but {path.name} has '{wanted}' more than once. Rename one.")
+            raise TraceError(f"a column's name must be unique, but {path.name} has '{wanted}' more than once. Rename.")
         if wanted in table.column_names:
             found[name] = table[wanted]
         elif name in columns or name in REQUIRED:

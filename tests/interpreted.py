@@ -1,0 +1,121 @@
+"""What runs line by line: the engine against its twin, in slices and steps, with pinned digests and wrong policies.
+
+Not collected by itself: `tests/test_interpreted.py` runs this file with NUMBA_DISABLE_JIT=1 under branch coverage.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from replay.engine import schema
+from replay.errors import KvreplayError
+from replay.policy import NEVER, policy, registry
+from replay.session import Session, replay
+from tests import test_golden as golden
+from tests.odd_policies import registered
+from tests.scenarios import Scenario, scenario
+from tests.sessions import engine_run
+from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
+from tests.test_twin import differences
+from traces.jit import INTERPRETED
+
+SEEDS, SLICED_SEEDS, MOST_REQUESTS = 110, 10, 24
+GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop")
+
+
+def test_this_is_interpreted() -> None:
+    assert INTERPRETED
+
+
+@pytest.fixture
+def odd() -> Iterator[None]:
+    """Offer the odd policies to the scenarios."""
+    with registered():
+        yield
+
+
+def case_of(seed: int) -> Scenario:
+    """Return a small scenario."""
+    return scenario(Random(seed), MOST_REQUESTS)
+
+
+def test_twin(odd: None) -> None:
+    for seed in range(SEEDS):
+        assert not differences(case_of(seed)), seed
+
+
+def test_slices_and_steps(odd: None) -> None:
+    for seed in range(SLICED_SEEDS):
+        case = case_of(seed)
+        whole = engine_run(case, events=True)
+        assert whole.events is not None and whole.events.num_rows > 0
+        assert engine_run(case, 1).digest == engine_run(case, leap=False).digest == whole.digest, seed
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(name: str) -> None:
+    assert golden.described(golden.run(name)) == json.loads(golden.PINNED.read_text())[name]
+
+
+# slot, answer, fault
+FAULTS = [
+    ("route", lambda request, instances, now_ps: len(instances), schema.BAD_ROUTE),
+    ("route", lambda request, instances, now_ps: -2, schema.BAD_ROUTE),
+    ("route", lambda request, instances, now_ps: (0, len(instances)), schema.BAD_SOURCE),
+    ("route", lambda request, instances, now_ps: (0, -2), schema.BAD_SOURCE),
+    ("decode", lambda request, instances, now_ps: -1, schema.BAD_DECODE),
+    ("decode", lambda request, instances, now_ps: len(instances), schema.BAD_DECODE),
+    ("order", lambda request, now_ps: (float("nan"), NEVER), schema.BAD_ORDER),
+    ("order", lambda request, now_ps: (0.0, float("nan")), schema.BAD_ORDER),
+    ("batch", lambda instance, now_ps: (-1, True, False), schema.BAD_BATCH),
+    ("evict", lambda node, now_ps: float("nan"), schema.BAD_EVICT),
+    # another type is refused before it reaches the kernel
+    ("admit", lambda request, instances, now_ps: None, None),
+    ("route", lambda request, instances, now_ps: 0.5, None),
+    ("route", lambda request, instances, now_ps: (0, 1, 2), None),
+    ("decode", lambda request, instances, now_ps: (0, 0), None),
+    ("order", lambda request, now_ps: "first", None),
+    ("batch", lambda instance, now_ps: 5, None),
+    ("evict", lambda node, now_ps: (1.0, 2.0), None),
+]
+
+
+@pytest.mark.parametrize(("slot", "function", "fault"), FAULTS)
+def test_faults(slot: str, function: Callable[..., Any], fault: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong answer stops the replay with its fault and a sentence that names policy and slot."""
+    found: list[int] = []
+    monkeypatch.setattr("replay.session.Session._fault", noting(found))
+    function.__name__ = "wrong"
+    policy(slot)(function)
+    try:
+        with pytest.raises(KvreplayError, match=slot):
+            replay(TRACE, SPLIT, small_policies(**{slot: "wrong"}))
+    finally:
+        registry()[slot].pop("wrong")
+    assert found == ([] if fault is None else [fault])
+
+
+def noting(found: list[int]) -> Callable[[Any], Exception]:
+    """Return Session._fault with a note of the kernel's code."""
+    sentence = Session._fault
+
+    def fault(session: Any) -> Exception:
+        found.append(int(session.state.cluster["fault"][0]))
+        return sentence(session)
+
+    return fault
+
+
+@pytest.mark.parametrize("limits", [{"iteration_ps": 1 << 61}, {"decode_request_ps": 1 << 61}])
+def test_time_beyond_the_range_is_a_sentence(limits: dict[str, int]) -> None:
+    profile = small_profile(**{"iteration_ps": 1, **limits})
+    with pytest.raises(KvreplayError, match="days|int64"):
+        replay(TRACE, small_cluster([small_instance("mixed", profile)]), small_policies())
+
+
+TRACE = small_trace([(row * 50, 8, 3) for row in range(12)], [[row % 3, 10 + row % 3] for row in range(12)])
+PROFILE = small_profile(iteration_ps=100, prefill_token_ps=10)
+SPLIT = small_cluster([small_instance(role, PROFILE, kv_blocks=6) for role in ("prefill", "mixed", "decode")])
