@@ -250,3 +250,6 @@ def _report(result: "Result", folder: Path, interrupted: bool) -> None:
     show(by_tier(result.summary), "", totals(result.summary), f"results in {folder}")
     if interrupted:
         show("interrupted: what was replayed is kept, the rest is marked unfinished", stderr=True)
+    elif waiting := result.summary["unfinished"]:
+        show(f"{waiting:,} requests were never served: the router holds them, or the batch policy gives them no tokens",
+             stderr=True)  # fmt: skip

@@ -14,16 +14,22 @@ import pytest
 from replay import cli, run
 from replay.errors import PolicyError
 from replay.result import Result
+from replay.session import keep_trie
 from tests.handmade import FakeSession
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["trace.requests=40"]
 
 
+def engine(session):
+    """Return a stand-in for the module replay.session whose sessions are of another class."""
+    return SimpleNamespace(Session=session, keep_trie=keep_trie)
+
+
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """Put the hand-made session in the engine's place, and an empty folder in that of the working directory."""
-    monkeypatch.setitem(sys.modules, "replay.session", SimpleNamespace(Session=FakeSession))
+    monkeypatch.setitem(sys.modules, "replay.session", engine(FakeSession))
     monkeypatch.setattr(run, "_compile", lambda: None)
     monkeypatch.chdir(tmp_path)
     return monkeypatch
@@ -97,7 +103,7 @@ class Interrupted(FakeSession):
 
 
 def test_ctrl_c_keeps_what_was_replayed(fake, tmp_path, capsys):
-    fake.setitem(sys.modules, "replay.session", SimpleNamespace(Session=Interrupted))
+    fake.setitem(sys.modules, "replay.session", engine(Interrupted))
     before = signal.getsignal(signal.SIGINT)
     assert cli.main(["run", *SMALL, "out_dir=mine"]) == 130
     assert signal.getsignal(signal.SIGINT) is before
@@ -107,7 +113,7 @@ def test_ctrl_c_keeps_what_was_replayed(fake, tmp_path, capsys):
 
 
 def test_ctrl_c_stops_a_sweep_and_compares_what_ran(fake, tmp_path):
-    fake.setitem(sys.modules, "replay.session", SimpleNamespace(Session=Interrupted))
+    fake.setitem(sys.modules, "replay.session", engine(Interrupted))
     assert cli.main(["run", "-m", "seed=1,2,3", "out_dir=sweep", *SMALL]) == 130
     assert pl.read_parquet(tmp_path / "sweep" / "comparison.parquet").height == 1
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "comparison.parquet"}
@@ -134,7 +140,7 @@ class Broken(FakeSession):
 )
 def test_an_error_during_the_replay_is_one_sentence_and_leaves_no_folder(fake, tmp_path, capsys, error, words):
     fake.setattr(Broken, "error", error)
-    fake.setitem(sys.modules, "replay.session", SimpleNamespace(Session=Broken))
+    fake.setitem(sys.modules, "replay.session", engine(Broken))
     assert cli.main(["run", *SMALL]) == 1
     told = capsys.readouterr().err
     assert words in told and told.count("\n") == 1 and list(tmp_path.iterdir()) == []

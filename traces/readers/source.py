@@ -43,8 +43,9 @@ def read_head(path: Path) -> bytes:
         try:
             return stream.read(HEAD_BYTES)
         except (EOFError, OSError, zlib.error, zstandard.ZstdError):
-            stream.seek(0)
-            return _read_what_is_whole(stream)
+            pass
+    with open_source(path) as stream:  # a zstd stream cannot be wound back
+        return _read_what_is_whole(stream)
 
 
 def _read_what_is_whole(stream: io.BufferedIOBase) -> bytes:

@@ -1,0 +1,77 @@
+"""What network cards carry: transfers in order, and prefixes fetched from another instance."""
+
+from replay.engine.jit import inlined, kernel
+from replay.engine.kvcache import (
+    deepest_resident,
+    hit_tokens,
+    pin_path,
+    resident_blocks,
+    usable_tokens,
+)
+from replay.engine.notes import fault, note
+from replay.engine.phases import cut, settle
+from replay.engine.queues import append_link
+from replay.engine.schema import (
+    FETCHING,
+    LOG_FETCH,
+    MAX_TIME_PS,
+    TIME_RANGE,
+)
+from replay.engine.tree import set_event
+
+
+@inlined
+def change_link(state, i, step):
+    """Change what the network card of instance i has to carry by `step` requests, and its request-seconds, in place."""
+    instance = state.instances[i]
+    now_ps = state.cluster[0].now_ps
+    instance.link_area += (now_ps - instance.link_changed_ps) * 1e-12 * instance.linked
+    instance.link_changed_ps = now_ps
+    instance.linked += step
+
+
+@inlined
+def transfer_ps(state, i, tokens):
+    """Return how long the network card of instance i carries the KV of so many tokens."""
+    return state.cost.profiles[state.instances[i].profile].transfer_token_fs * tokens // 1000
+
+
+@kernel
+def send(state, i, r, done_ps):
+    """Put request r's transfer on the network card of instance i, which is free again at done_ps. Modified in place."""
+    instance = state.instances[i]
+    instance.nic_free_ps = done_ps
+    change_link(state, i, 1)
+    state.jobs[r].deliver_ps = done_ps + state.cost.profiles[instance.profile].transfer_latency_ps
+    if state.jobs[r].deliver_ps > MAX_TIME_PS:
+        fault(state, TIME_RANGE, i, 0)
+    if instance.link_head < 0:
+        set_event(state.tree, i, state.jobs[r].deliver_ps)
+    append_link(state.jobs, instance, r)
+
+
+@kernel
+def fetch(state, r, i, source):
+    """Start to copy the prefix of request r from `source` to instance i; returns (started, tokens usable there)."""
+    settle(state, i)
+    cut(state, source)
+    job = state.jobs[r]
+    cache = state.cache
+    prompt = state.requests[r].prompt_tokens
+    block_tokens = state.views[i].block_tokens
+    node = deepest_resident(cache, job.leaf, source)
+    blocks = resident_blocks(cache, node, source)
+    there = usable_tokens(blocks, prompt, block_tokens)
+    here = hit_tokens(cache, job.leaf, i, prompt, block_tokens)
+    if there <= here:
+        return False, 0
+    pin_path(cache, state.views[source], state.instances[source], source, node)
+    job.pinned = node
+    job.pinned_blocks = blocks
+    job.source = source
+    job.instance = i
+    job.stage = FETCHING
+    note(state, LOG_FETCH, r, source, there - here)
+    now_ps = state.cluster[0].now_ps
+    send(state, source, r, max(now_ps, state.instances[source].nic_free_ps) + transfer_ps(state, source, there - here))
+    return True, there

@@ -1,0 +1,122 @@
+"""Who is served first, and who gives way: keys, the queue of an instance, preemption by recompute."""
+
+import math
+
+from replay.engine.jit import kernel
+from replay.engine.kvcache import (
+    free_private,
+    release_path,
+)
+from replay.engine.notes import fault, note
+from replay.engine.phases import change_count, growth_now, leave_decode
+from replay.engine.queues import push, remove_prefill
+from replay.engine.schema import (
+    BAD_ORDER,
+    DECODING,
+    LOG_PREEMPT,
+    NONE,
+    RUNNING,
+    WAITING,
+)
+
+
+@kernel
+def give_key(state, policies, r):
+    """Ask the order policy for the key and margin of request r, modified in place."""
+    job = state.jobs[r]
+    key, margin = policies.order(state.requests[r], state.cluster[0].now_ps, state.tunables)
+    if key != key or margin != margin:
+        fault(state, BAD_ORDER, r, 0)
+        key, margin = 0.0, math.inf
+    job.key = key
+    job.margin = margin
+
+
+@kernel
+def push_waiting(state, policies, i, r):
+    """Put request r into the queue of instance i under a new key, modified in place."""
+    give_key(state, policies, r)
+    state.jobs[r].stage = WAITING
+    state.jobs[r].instance = i
+    state.instances[i].queue = push(state.jobs, state.instances[i].queue, r)
+
+
+@kernel
+def worst_running(state, i):
+    """Return the request in the batch of instance i with the greatest (key, row), -1 if there is none. O(batch)."""
+    jobs = state.jobs
+    worst = NONE
+    for slot in range(state.views[i].decoding):
+        r = state.batch[i, RUNNING, slot]
+        if worst < 0 or jobs[r].key > jobs[worst].key or (jobs[r].key == jobs[worst].key and r > worst):
+            worst = r
+    r = state.instances[i].prefill_head
+    while r >= 0:
+        if worst < 0 or jobs[r].key > jobs[worst].key or (jobs[r].key == jobs[worst].key and r > worst):
+            worst = r
+        r = jobs[r].next
+    return worst
+
+
+@kernel
+def release_blocks(state, policies, i, r):
+    """Let go of every KV block that request r holds on instance i, modified in place."""
+    job = state.jobs[r]
+    free_private(state.views[i], state.instances[i], job.private_blocks)
+    job.private_blocks = 0
+    if job.pinned >= 0:
+        release_path(state, policies, i, job.pinned)
+    job.pinned = NONE
+    job.pinned_blocks = 0
+
+
+@kernel
+def preempt(state, policies, i, r):
+    """Send running request r of instance i back to its queue without its KV, modified in place.
+
+    source : vLLM, preemption by recompute
+    """
+    job = state.jobs[r]
+    request = state.requests[r]
+    view = state.views[i]
+    if job.stage == DECODING:
+        leave_decode(state, i, job.slot)
+    else:
+        remove_prefill(state.jobs, state.instances[i], r)
+    release_blocks(state, policies, i, r)
+    context = request.prompt_tokens + request.generated_tokens
+    change_count(state, i)
+    view.running -= 1
+    view.waiting += 1
+    view.waiting_tokens += context
+    view.queued_tokens += context - job.charged_tokens
+    job.charged_tokens = context
+    job.prefill_left = context
+    job.prefilled = 0
+    job.chunk = 0
+    job.preemptions += 1
+    note(state, LOG_PREEMPT, r, i, request.generated_tokens)
+    push_waiting(state, policies, i, r)
+
+
+@kernel
+def make_room(state, policies, i):
+    """Preempt until the decodes of instance i can take the blocks of their next iteration; returns whether any was."""
+    view = state.views[i]
+    pressed = False
+    while growth_now(state, i) > view.free_blocks + view.cached_blocks:
+        preempt(state, policies, i, worst_running(state, i))
+        pressed = True
+    return pressed
+
+
+@kernel
+def head_preempts(state, i):
+    """Return the running request that the head of the queue may push out, -1 if none."""
+    head = state.instances[i].queue
+    if head < 0 or state.jobs[head].margin == math.inf:
+        return NONE
+    worst = worst_running(state, i)
+    if worst >= 0 and state.jobs[head].key < state.jobs[worst].key - state.jobs[head].margin:
+        return worst
+    return NONE
