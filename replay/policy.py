@@ -1,6 +1,7 @@
 """Turn a plain function into a policy: its signature says its arguments, tunables, ranges and defaults."""
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -8,9 +9,10 @@ import math
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from replay.errors import PolicyError
@@ -89,7 +91,20 @@ class Policy:
     tunables: dict[str, Span | Choice]
     defaults: dict[str, Any]
     path: Path
-    reads: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def _reach(self) -> tuple[set[str], str]:
+        return _reached(self.function)  # on first use: helpers may stand below the policy in its file
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Every attribute and global name that the policy reads, helpers included."""
+        return frozenset(self._reach[0])
+
+    @property
+    def content(self) -> str:
+        """Digest of the policy's code and its helpers'."""
+        return self._reach[1]
 
     @property
     def doc(self) -> str:
@@ -156,24 +171,35 @@ def _describe(slot: str, function: Callable[..., Any]) -> Policy:
     if len(tunables) > MAX_TUNABLES:
         raise PolicyError(f"{slot} policy {name!r} has {len(tunables)} tunables, but at most {MAX_TUNABLES} are kept")
     path = Path(function.__code__.co_filename)
-    return Policy(slot, name, function, tunables, defaults, path, frozenset(_names_read(function)))
+    return Policy(slot, name, function, tunables, defaults, path)
 
 
-def _names_read(function: Callable[..., Any]) -> set[str]:
-    """Return every attribute and global name in a function and in the plain functions that it calls."""
+def _reached(function: Callable[..., Any]) -> tuple[set[str], str]:
+    """Follow a function into the plain functions that it calls, in other modules too.
+
+    returns : every attribute and global name read; a digest of all their code and of the constants they use, so that
+              compiled code of a policy is never older than a helper of it
+    """
     names: set[str] = set()
+    content = hashlib.sha256()
     todo: list[Any] = [function]
     seen: set[int] = set()
     while todo:
         current = todo.pop()
         current = getattr(current, "py_func", current)
+        if isinstance(current, int | float | str | tuple):
+            content.update(repr(current).encode())
         if not isinstance(current, FunctionType) or id(current) in seen:
             continue
         seen.add(id(current))
         for code in _codes(current.__code__):
             names.update(code.co_names)
-            todo.extend(current.__globals__.get(name) for name in code.co_names)
-    return names
+            constants = [constant for constant in code.co_consts if not isinstance(constant, CodeType)]
+            content.update(code.co_code + repr((code.co_names, constants)).encode())
+            found = [current.__globals__.get(name) for name in code.co_names]
+            modules = [value for value in found if isinstance(value, ModuleType)]
+            todo += found + [getattr(module, name, None) for module in modules for name in code.co_names]
+    return names, content.hexdigest()
 
 
 def _codes(code: CodeType) -> list[CodeType]:

@@ -91,11 +91,7 @@ def _text(policy: Policy) -> str:
 
 def _load(policy: Policy, text: str) -> Any:
     """Import the adapter from a file named by what it depends on, so that Numba's cache cannot be stale."""
-    digest = hashlib.sha256(text.encode())
-    try:
-        digest.update(policy.path.read_bytes())
-    except OSError:
-        digest.update(policy.function.__code__.co_code)
+    digest = hashlib.sha256(text.encode() + policy.content.encode())
     name = f"{policy.slot}_{policy.name}_{digest.hexdigest()[:16]}"
     folder = FOLDER / "adapters" if FOLDER is not None else Path(tempfile.mkdtemp(prefix="kvreplay-"))
     folder.mkdir(parents=True, exist_ok=True)
