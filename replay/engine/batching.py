@@ -119,7 +119,7 @@ def continue_prefills(state, i, left, whole):
     return given, squares
 
 
-@kernel
+@inlined
 def admit_waiting(state, policies, i, tokens, whole, given):
     """Admit requests from the queue of instance i while they fit; returns (tokens given to them, squares, how many)."""
     view = state.views[i]

@@ -30,7 +30,7 @@ from replay.engine.schema import (
 from replay.engine.tree import first_event
 
 
-@kernel
+@inlined
 def finish(state, policies, i, r):
     """End request r on instance i with all its tokens; its next turns get their arrival times. Modified in place."""
     cluster = state.cluster[0]
@@ -82,7 +82,7 @@ def finish_decodes(state, policies, i):
     return finished
 
 
-@kernel
+@inlined
 def complete_prefill(state, policies, i, r):
     """Give request r the token that its complete prefill on instance i yields; returns 1 if it leaves the batch."""
     cluster = state.cluster[0]

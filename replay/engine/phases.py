@@ -105,7 +105,7 @@ def growth_need(state, i, skip, count):
     return blocks
 
 
-@kernel
+@inlined
 def settle_iterations(state, i, count):
     """Apply `count` iterations of the phase in progress on instance i, modified in place."""
     instance = state.instances[i]
@@ -196,7 +196,7 @@ def change_count(state, i):
     instance.changed_ps = now_ps
 
 
-@kernel
+@inlined
 def join_decode(state, i, r):
     """Put request r, whose context is complete, among the decoding requests of instance i. Modified in place."""
     instance = state.instances[i]
@@ -226,7 +226,7 @@ def join_decode(state, i, r):
     job.decode_instance = i
 
 
-@kernel
+@inlined
 def leave_decode(state, i, slot):
     """Take the request in a slot out of the decoding requests of instance i and bring its row up to date, in place."""
     instance = state.instances[i]

@@ -188,7 +188,7 @@ def drain(state, policies):
             return
 
 
-@kernel
+@inlined
 def dispatch(state, policies, r, i, source):
     """Send request r to instance i, fetching its prefix from `source` first if that holds more. Modified in place."""
     view = state.views[i]
