@@ -19,7 +19,7 @@ from replay.hardware.conf import conf_folder
 from replay.policy import SLOTS, load_all, load_file, registry
 
 NODES = ("trace", "cluster", "hardware", "model", "policy", "slo")
-SINGLE_VALUES = ("seed", "out_dir", "leap", "events")
+SINGLE_VALUES = ("seed", "out_dir", "leap", "events", "gaps")
 KEYS = (*NODES, *SINGLE_VALUES, "plugins")
 OPEN_NODES = ("trace.tiers.", "trace.tenants.", "trace.kinds.", "slo.tiers.")  # users name what stands there
 HIGHEST_SEED = 2**63 - 1
@@ -34,6 +34,7 @@ class Settings:
     out_dir: str
     leap: bool
     events: bool
+    gaps: bool
 
 
 def offer_policies(overrides: Sequence[str]) -> None:
@@ -98,11 +99,11 @@ def settings(config: Mapping[str, Any]) -> Settings:
         raise ConfigError(f"seed must be a whole number with 0 <= seed < 2^63, but is {seed!r}. Write seed=7.")
     if not isinstance(out_dir, str) or not out_dir:
         raise ConfigError(f"out_dir must be the path of a folder, but is {out_dir!r}. Write out_dir=runs/mine.")
-    for key in ("leap", "events"):
+    for key in ("leap", "events", "gaps"):
         if not isinstance(config[key], bool):
             raise ConfigError(f"{key} must be true or false, but is {config[key]!r}. Write {key}=true.")
     policies = {str(slot): policy for slot, policy in config["policy"].items()}
-    return Settings(policies, seed, out_dir, config["leap"], config["events"])
+    return Settings(policies, seed, out_dir, config["leap"], config["events"], config["gaps"])
 
 
 def sentence(error: Exception, overrides: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Every metric of the glossary, defined once as a Polars expression over the rows of `requests`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ COLUMNS: dict[str, pl.Expr] = {
     "e2e_s": _between("finish_ps", "arrival_ps"),
 }
 PER_REQUEST = ("ttft_s", "tpot_s", "e2e_s", "queue_s")
+LONGEST_GAPS = "itl_top10_s"  # only where the gaps were kept
 METRICS = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 
 
@@ -77,8 +78,9 @@ def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Map
     weight = pl.col("tier").replace_strict(weights, default=1.0, return_dtype=pl.Float64)
     rows = requests.lazy().with_columns(weight=weight)
     span_s = requests.select(SPAN_S).item()
-    overall = rows.select(**_reductions()).collect().row(0, named=True)
-    tiers = {row["tier"]: row for row in rows.group_by("tier").agg(**_reductions()).collect().to_dicts()}
+    found = _reductions(PER_REQUEST if LONGEST_GAPS not in requests.columns else (*PER_REQUEST, LONGEST_GAPS))
+    overall = rows.select(**found).collect().row(0, named=True)
+    tiers = {row["tier"]: row for row in rows.group_by("tier").agg(**found).collect().to_dicts()}
     result: dict[str, Value] = {**_section(overall, histogram.sum(axis=0), span_s)}
     kernel_s, arrived = totals["kernel_s"], overall["arrived"]
     result |= {"span_s": span_s, "events": totals["events"], "kernel_s": kernel_s, "digest": totals["digest"]}
@@ -104,7 +106,23 @@ def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:
     return float(2.0**octave * (1 + step / BINS_PER_OCTAVE) / PS_PER_S)
 
 
-def _reductions() -> dict[str, pl.Expr]:
+def longest_gaps_s(gaps: np.ndarray, first: np.ndarray, output_tokens: np.ndarray) -> np.ndarray:
+    """Return the mean of each request's longest tenth of gaps between tokens.
+
+    gaps    : int64 [ps], every gap of every request, read only
+    first   : int64 (requests,), where a request's gaps begin; it has output_tokens - 1 of them
+    returns : float64 (requests,) [s]: the mean of the ceil(count / 10) longest; NaN for one token
+    source  : what Mooncake (Qin et al., FAST 2025, evaluation) calls a request's TBT
+    """
+    means = np.full(len(first), np.nan)
+    for r in np.flatnonzero(output_tokens > 1):
+        own = gaps[first[r] : first[r] + output_tokens[r] - 1]
+        longest = -(-len(own) // 10)
+        means[r] = np.partition(own, len(own) - longest)[len(own) - longest :].mean() / PS_PER_S
+    return means
+
+
+def _reductions(per_request: Sequence[str]) -> dict[str, pl.Expr]:
     found = {"requests": pl.len(), "arrived": ARRIVED.sum(), "met": (pl.col("slo_met") & ARRIVED).sum()}
     for status in ("finished", "rejected", "unfinished", "failed"):
         found[status] = (pl.col("status") == status).sum()
@@ -116,7 +134,7 @@ def _reductions() -> dict[str, pl.Expr]:
         "preemptions": _total("preemptions", pl.lit(True)),
         "itl_s_mean": ITL_MEAN_S,
     }
-    for metric in PER_REQUEST:
+    for metric in per_request:
         found[f"{metric}_mean"] = pl.col(metric).mean()
         for name, quantile in QUANTILES.items():
             found[f"{metric}_{name}"] = pl.col(metric).quantile(quantile, "linear")
@@ -130,7 +148,8 @@ def _section(row: Mapping[str, Any], gaps: np.ndarray, span_s: float | None) -> 
     section |= {name: row.get(name) for name in ("hit_rate", "slo_attainment", "weighted_attainment")}
     section["goodput_per_s"] = row.get("met", 0) / span_s if span_s else None
     section["output_tokens_per_s"] = row.get("output_tokens", 0) / span_s if span_s else None
-    for metric in METRICS:
+    kept = [LONGEST_GAPS] if f"{LONGEST_GAPS}_mean" in row else []
+    for metric in (*METRICS, *kept):
         section[f"{metric}_mean"] = row.get(f"{metric}_mean")
         for name, quantile in QUANTILES.items():
             if metric == "itl_s":

@@ -14,7 +14,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from replay import events, metrics
-from replay.engine.schema import NONE, PENDING, STATUSES, UNFINISHED
+from replay.engine.schema import FINISHED, NONE, PENDING, STATUSES, UNFINISHED
 from replay.errors import ConfigError
 from replay.write import together
 
@@ -32,8 +32,8 @@ NULLABLE = (
 CARRIED = ("tenant", "session", "kind")
 ORDER = (
     "arrival_s", "prompt_tokens", "output_tokens", "tier", "status", "prefill_instance", "decode_instance",
-    "hit_tokens", "queue_s", "ttft_s", "tpot_s", "max_itl_s", "e2e_s", "preemptions", "generated_tokens", "slo_met",
-    *CARRIED, "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps",
+    "hit_tokens", "queue_s", "ttft_s", "tpot_s", "max_itl_s", "itl_top10_s", "e2e_s", "preemptions", "generated_tokens",
+    "slo_met", *CARRIED, "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps",
 )  # fmt: skip
 
 
@@ -152,6 +152,10 @@ def _frame(session: "Session", columns: Mapping[str, np.ndarray]) -> pl.DataFram
     }
     values |= {name: column for name, column in columns.items() if name != "status"}
     values["status"] = _words(columns["status"], STATUSES)
+    if state.cluster["gaps"][0]:
+        longest_s = metrics.longest_gaps_s(state.gaps, state.gap_first, state.jobs["output_tokens"])
+        finished_s = np.where(columns["status"] == FINISHED, longest_s, np.nan)
+        values[metrics.LONGEST_GAPS] = pl.Series(finished_s).fill_nan(None)
     for name in CARRIED:
         if name in session.trace:
             values[name] = pl.from_arrow(session.trace.table.column(name)).cast(pl.String)

@@ -157,7 +157,8 @@ class Runner:
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
         return Session(
-            trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events
+            trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
+            gaps=checked.gaps,
         )
 
     def _trace(self, node: Mapping[str, Any], seed: int) -> "Trace":

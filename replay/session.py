@@ -31,7 +31,7 @@ def replay(
     trace    : Trace
     cluster  : Cluster, or the name of a preset of conf/cluster
     policies : slot -> name, {"name": ..., tunable: value} or Chosen; the rest by DEFAULTS
-    options  : slo, seed, leap, events, predictions, as in `Session`
+    options  : slo, seed, leap, events, gaps, predictions, as in `Session`
     returns  : Result
     raises   : ConfigError, PolicyError, TraceError; EngineError if a law of the model is broken
     """
@@ -49,11 +49,12 @@ class Session:
 
     def __init__(self, trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, *,
                  slo: "Slo | Mapping[str, Any] | str | None" = None, seed: int = 0, leap: bool = True,
-                 events: bool = False, predictions: np.ndarray | None = None) -> None:
+                 events: bool = False, gaps: bool = False, predictions: np.ndarray | None = None) -> None:
         """Prepare a replay; arguments as `replay`.
 
         slo         : Slo, a node of conf/slo, a name, or None for gold_silver_bronze
         leap        : False steps every iteration; the results are the same bytes
+        gaps        : keep every gap between tokens, 8 bytes each, for itl_top10_s
         predictions : expected output tokens, int (requests,), -1 unknown
         """
         self.trace, self.cluster = trace, _cluster(cluster, trace)
@@ -63,7 +64,8 @@ class Session:
         self.log: list[np.ndarray] = []
         self.events, self.kernel_s, self.done = events, 0.0, False
         self._functions = [adapters.adapter(self.policies[slot]) for slot in SLOTS]
-        options = {"seed": int(seed), "leap": leap, "events": events, "predictions": predictions, "trie": _trie(trace)}
+        options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predictions,
+                   "trie": _trie(trace)}
         self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
 
     @property

@@ -88,7 +88,7 @@ def test_plugins_are_read_before_composition(arguments, paths):
 
 
 def test_settings_refuses_a_node_replaced_by_a_value():
-    good = {"trace": {}, "policy": {}, "seed": 0, "out_dir": "x", "leap": True, "events": False}
+    good = {"trace": {}, "policy": {}, "seed": 0, "out_dir": "x", "leap": True, "events": False, "gaps": False}
     assert configuration.settings(good).out_dir == "x"
     for node in ("trace", "policy"):
         with pytest.raises(ConfigError, match=f"{node} must be a configuration node, but is 3"):

@@ -9,13 +9,18 @@ from replay.engine import schema
 from replay.errors import ConfigError
 from replay.session import Session, replay
 from tests.odd_policies import registered
-from tests.scenarios import scenario
+from tests.scenarios import TIERS, Scenario, scenario
 from tests.sessions import engine_run, finished, session_of
 from tests.small import small_cluster, small_instance, small_profile, small_trace
+from tests.twin import run
 
 
 def many_requests(count: int = 400) -> list[tuple[int, int, int]]:
     return [(k * 900, 1 + k * 7 % 40, 1 + k * 13 % 60) for k in range(count)]
+
+
+def engine_digest(case: Scenario) -> str:
+    return engine_run(case).digest
 
 
 def mixed_session(**options: object) -> Session:
@@ -95,3 +100,31 @@ def test_time_beyond_the_clock_is_refused_in_one_sentence() -> None:
     cluster = small_cluster([small_instance("mixed", profile, kv_blocks=1_000_000)])
     with pytest.raises(ConfigError, match="replayed time must stay under 93 days"):
         replay(small_trace([(0, 5, 20_000)]), cluster)
+
+
+@pytest.mark.parametrize("seed", range(40, 70))
+def test_kept_gaps_are_those_of_the_twin_whatever_the_leaps(seed: int) -> None:
+    with registered():
+        case = scenario(Random(seed))
+        leapt, stepped = (finished(session_of(case, gaps=True, leap=leap)) for leap in (True, False))
+        expected = run(case.trace, case.cluster, case.policies, case.seed, TIERS)["gaps"]
+    assert (leapt.state.gaps == stepped.state.gaps).all()
+    assert leapt.result().digest == stepped.result().digest == engine_digest(case)
+    tier = np.repeat(leapt.state.requests["tier"], leapt.state.jobs["output_tokens"] - 1)
+    for index, gaps in enumerate(expected):
+        kept = leapt.state.gaps[: len(tier)][tier == index]
+        assert sorted(kept[kept > 0]) == sorted(gaps)
+
+
+def test_the_longest_tenth_of_gaps_is_averaged_by_request() -> None:
+    result = finished(mixed_session(gaps=True)).result()
+    state = finished(mixed_session(gaps=True)).state
+    for r in (0, 3, 57, 311):
+        first, count = int(state.gap_first[r]), int(state.jobs["output_tokens"][r]) - 1
+        longest = sorted(int(gap) for gap in state.gaps[first : first + count])[::-1][: -(-count // 10)]
+        found = result.requests["itl_top10_s"][r]
+        assert found is None if count == 0 else found == pytest.approx(sum(longest) / len(longest) * 1e-12, rel=1e-12)
+        total = int(state.jobs["finish_ps"][r] - state.jobs["first_token_ps"][r])
+        assert int(state.gaps[first : first + count].sum()) == total
+    assert result.summary["itl_top10_s_p99"] >= result.summary["itl_s_p99"]
+    assert "itl_top10_s_p99" not in finished(mixed_session()).result().summary

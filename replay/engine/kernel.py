@@ -101,6 +101,8 @@ def complete_prefill(state, policies, i, r):
         gap_ps = now_ps - job.last_token_ps
         state.histogram[request.tier, gap_bin(gap_ps)] += 1
         job.max_itl_ps = max(job.max_itl_ps, gap_ps)
+        if cluster.gaps:
+            state.gaps[state.gap_first[r] + request.generated_tokens - 2] = gap_ps
     job.last_token_ps = now_ps
     if request.generated_tokens == job.output_tokens:
         finish(state, policies, i, r)

@@ -31,7 +31,7 @@ def state_of(
 ) -> State:
     """Return the state before the first event.
 
-    options : seed, leap, events, predictions (output tokens expected per request, or None), trie
+    options : seed, leap, events, gaps, predictions (output tokens expected per request, or None), trie
     raises  : TraceError for a closed loop whose parent is not an earlier row
     """
     requests, jobs = _requests(trace, slo, options), _jobs(trace, options["trie"], cluster.prefix_cache)
@@ -56,12 +56,25 @@ def state_of(
         tiers=np.zeros((num_instances, num_tiers), np.int32),
         tree=empty_tree(leaves),
         histogram=np.zeros((num_tiers, schema.BINS), np.int64),
+        gaps=np.zeros(_gaps(jobs) if options["gaps"] else 1, np.int64),
+        gap_first=_gap_first(jobs) if options["gaps"] else np.zeros(1, np.int64),
         tunables=tunables(dict(chosen)),
         log=np.zeros(LOG_CAPACITY if options["events"] else 1, schema.EVENT),
         cache=_cache(options["trie"], cluster, views[:num_prefill]),
         cost=cost,
     )
     return _records(state) if INTERPRETED else state
+
+
+def _gaps(jobs: np.ndarray) -> int:
+    """Return how many gaps between tokens there will be if every request finishes."""
+    return max(1, int((jobs["output_tokens"].astype(np.int64) - 1).sum()))
+
+
+def _gap_first(jobs: np.ndarray) -> np.ndarray:
+    """Return where the gaps of each request begin, int64 (num_requests,)."""
+    counts = jobs["output_tokens"].astype(np.int64) - 1
+    return np.cumsum(counts) - counts
 
 
 def _records(state: State) -> State:
@@ -80,7 +93,7 @@ def copy(state: State) -> State:
     num_prefill, num_decode = len(state.prefill_views), len(state.decode_views)
     changed = {name: getattr(state, name).copy() for name in
                ("cluster", "requests", "jobs", "instances", "batch", "growth", "tiers", "tree", "histogram", "log",
-                "tunables")}
+                "tunables", "gaps")}
     cache = Cache(state.cache.nodes, state.cache.slot_of.copy(), state.cache.slots.copy())
     return state._replace(**changed, views=views, prefill_views=views[:num_prefill],
                           decode_views=views[len(views) - num_decode:], cache=cache)
@@ -94,7 +107,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["block_tokens"] = cluster.block_tokens
     row["passed"], row["held"], row["turns"] = NONE, NONE, NONE
     row["seed"] = options["seed"]
-    row["leap"], row["log"] = options["leap"], options["events"]
+    row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["layerwise"] = cluster.layerwise
     _reads(row, chosen)

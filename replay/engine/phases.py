@@ -57,6 +57,32 @@ def count_gaps(state, i, base_ps, growth_ps, count):
 
 
 @kernel
+def keep_gaps(state, i, base_ps, growth_ps, count):
+    """Write down the next `count` gaps of every decoding request of instance i, modified in place. O(gaps)."""
+    iteration = state.instances[i].iteration
+    for slot in range(state.views[i].decoding):
+        r = state.batch[i, RUNNING, slot]
+        generated = state.jobs[r].output_tokens - (state.batch[i, FINISH_AT, slot] - iteration)
+        first = state.gap_first[r] + generated - 1
+        for k in range(count):
+            state.gaps[first + k] = base_ps + growth_ps * k
+        last_ps = state.batch[i, LAST_TOKEN, slot]
+        if last_ps >= 0:  # its last token came at another time: the first gap is its own
+            state.gaps[first] = state.instances[i].start_ps + state.instances[i].base_ps - last_ps
+
+
+@kernel
+def add_pause(state, i, gap_ps):
+    """Lengthen the gap just written of the requests of instance i that decoded before a pause. Modified in place."""
+    iteration = state.instances[i].iteration
+    for slot in range(state.views[i].decoding):
+        if state.batch[i, LAST_TOKEN, slot] < 0:
+            r = state.batch[i, RUNNING, slot]
+            generated = state.jobs[r].output_tokens - (state.batch[i, FINISH_AT, slot] - iteration)
+            state.gaps[state.gap_first[r] + generated - 1] += gap_ps
+
+
+@kernel
 def count_first(state, i, now_ps, gap_ps):
     """Count the first gap of a phase, where some requests got their last token at another time. Modified in place.
 
@@ -115,6 +141,10 @@ def settle_iterations(state, i, count):
     elapsed_ps = leap_ps(base_ps, growth_ps, count)
     if instance.decodes:
         first = 0
+        if state.cluster[0].gaps:
+            keep_gaps(state, i, base_ps, growth_ps, count)
+            if instance.gap_ps > 0:
+                add_pause(state, i, instance.gap_ps)
         if instance.fresh > 0 or instance.gap_ps > 0:
             count_first(state, i, instance.start_ps + base_ps, base_ps + instance.gap_ps)
             first = 1

@@ -150,7 +150,7 @@ CLUSTER = np.dtype([
     ("turns", "i4"),                        # pairing heap of closed-loop arrivals to come
     ("fault", "i4"), ("seed", "i8"),
     ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
-    ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"),
+    ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"),
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
     ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
 ], align=True)
@@ -207,6 +207,8 @@ class State(NamedTuple):
     tiers: np.ndarray  # int32 (num_instances, num_tiers): decoding requests by tier
     tree: np.ndarray  # int64 (4 * leaves,): next event of every link and instance
     histogram: np.ndarray  # int64 (num_tiers, BINS): gaps between tokens
+    gaps: np.ndarray  # int64 (all output tokens,): every gap of every request, where asked for; else one element
+    gap_first: np.ndarray  # int64 (num_requests,): where the gaps of a request begin
     tunables: np.ndarray  # float64 (6, MAX_TUNABLES), read only
     log: np.ndarray  # EVENT (capacity,)
     cache: Cache

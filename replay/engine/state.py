@@ -27,7 +27,8 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "prefill_views": (schema.VIEW, 1), "decode_views": (schema.VIEW, 1), "instances": (schema.INSTANCE, 1),
     "batch": (np.dtype("i8"), 3), "growth": (np.dtype("i4"), 2), "tiers": (np.dtype("i4"), 2),
     "tree": (np.dtype("i8"), 1),
-    "histogram": (np.dtype("i8"), 2), "tunables": (np.dtype("f8"), 2), "log": (schema.EVENT, 1),
+    "histogram": (np.dtype("i8"), 2), "gaps": (np.dtype("i8"), 1),
+    "gap_first": (np.dtype("i8"), 1), "tunables": (np.dtype("f8"), 2), "log": (schema.EVENT, 1),
     "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 2),
     "profiles": (schema.PROFILE, 1), "segments": (schema.SEGMENT, 1),
 }

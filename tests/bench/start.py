@@ -29,11 +29,11 @@ from replay.policy import Span, policy
 
 
 @policy("route")
-def mine(request, instances, now_ps, weight: Span(0.0, 8.0) = {weight}):
+def mine(request, instances, now_ps, weight: Span(0.0, 8.0) = 1.0):
     \"\"\"Send a request to the instance with the least waiting tokens, weighted.\"\"\"
     best, lowest = 0, 1e300
     for i in range(len(instances)):
-        cost = weight * instances[i].queued_tokens + instances[i].running
+        cost = weight * instances[i].queued_tokens + {weight} * instances[i].running
         if cost < lowest:
             best, lowest = i, cost
     return best
