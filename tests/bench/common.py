@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,13 +44,13 @@ def load() -> str:
     return f"load average {os.getloadavg()[0]:.2f}"
 
 
-def kernel_times(session: Any, runs: int) -> list[Timing]:
-    """Replay copies of a fresh session to the end, timing nothing but the event loop; one more first, to warm up.
+def kernel_times(make_session: Callable[[], Any], runs: int) -> list[Timing]:
+    """Replay fresh sessions to the end, timing nothing but the event loop; one more first, to warm up.
 
-    session : a Session that has not advanced; stays as it is
+    make_session : returns a Session that has not advanced
     raises  : EngineError if a run breaks a conservation law of the model
     """
-    return [time_kernel(session.fork()) for _ in range(runs + 1)][1:]
+    return [time_kernel(make_session()) for _ in range(runs + 1)][1:]
 
 
 def time_kernel(session: Any) -> Timing:

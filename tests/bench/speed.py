@@ -38,8 +38,7 @@ class Bench:
 
     def measure(self, label: str, trace: Trace, where: Cluster, route: str, leap: bool = True) -> None:
         """Time one replay, print its row at once and keep it."""
-        session = Session(trace, where, {"route": route}, slo=ONE_TIER, leap=leap)
-        timings = kernel_times(session, self.runs)
+        timings = kernel_times(lambda: Session(trace, where, {"route": route}, slo=ONE_TIER, leap=leap), self.runs)
         self.cpu_s[label, where.name, route, leap] = median([timing.cpu_s for timing in timings])
         self.rows.append(_row((label, where.name, route, "yes" if leap else "no"), len(trace), timings))
         print(table(HEADINGS, self.rows).splitlines()[-1], flush=True)
