@@ -13,7 +13,7 @@ from replay.engine.state import policies_at, state_at, table
 from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
-USUAL_SECONDS = 25  # on the machine of the README's figures
+USUAL_SECONDS = 20  # on the machine of the README's figures
 
 _compiled: list[Callable[..., int]] = []
 
