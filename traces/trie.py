@@ -133,17 +133,6 @@ def load(path: str | os.PathLike[str], digest: str | None = None) -> Trie:
     return Trie(parent, blocks, start_blocks, leaf, int(metadata[b"block_tokens"]))
 
 
-def trie_for(trace: Trace, sidecar: str | os.PathLike[str] | None = None) -> Trie:
-    """Return the trie of a trace: from its sidecar where one exists, else built now.
-
-    sidecar : path that `save` wrote; None or a missing file builds the trie instead
-    raises  : TraceError if the sidecar belongs to another trace
-    """
-    if sidecar is not None and Path(sidecar).exists():
-        return load(sidecar, trace.digest())
-    return compress(trace)
-
-
 def _link_all(
     trace: Trace, offsets: np.ndarray, counts: np.ndarray, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.recorded import recorded
 from traces.errors import TraceError
 from traces.schema import Trace, assemble
-from traces.trie import Trie, compress, load, save, trie_for
+from traces.trie import Trie, compress, load, save
 
 BLOCK = 4
 
@@ -151,14 +151,13 @@ def test_the_sidecar_round_trips_and_refuses_another_trace(tmp_path) -> None:  #
     trie = compress(trace)
     path = tmp_path / "made.trie.arrow"
     save(trie, path, trace.digest())
-    for loaded in (load(path), load(path, trace.digest()), trie_for(trace, path)):
+    for loaded in (load(path), load(path, trace.digest())):
         for left, right in zip(trie[:4], loaded[:4], strict=True):
             np.testing.assert_array_equal(left, right)
         assert loaded.block_tokens == BLOCK
     with pytest.raises(TraceError, match="must belong to its trace"):
-        trie_for(other, path)
+        load(path, other.digest())
     assert [p.name for p in tmp_path.iterdir()] == ["made.trie.arrow"]
-    assert len(trie_for(other, tmp_path / "none").parent) == 1
 
 
 def test_a_broken_sidecar_is_one_sentence(tmp_path) -> None:  # type: ignore[no-untyped-def]
