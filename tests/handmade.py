@@ -88,7 +88,7 @@ class FakeSession:
 
     slices = 3
 
-    def __init__(self, trace: Trace, cluster: Any, policies: Any, *, slo: Slo, seed: int, leap: bool, events: bool):
+    def __init__(self, trace: Trace, cluster: Any, policies: Any, *, slo: Slo, seed: int, **switches: bool):
         rows = [request(float(arrival_s)) for arrival_s in trace.column("arrival_s")]
         tiers = [slo.names[code] for code in slo.codes(trace)]
         for row, tier, prompt, output in zip(
@@ -96,7 +96,7 @@ class FakeSession:
         ):
             row |= {"tier": tier, "prompt_tokens": int(prompt), "output_tokens": int(output)}
         self._whole = session(rows, slo=slo)
-        self.trace, self.slo, self.kernel_s, self.events, self.log = trace, slo, 0.5, events, []
+        self.trace, self.slo, self.kernel_s, self.events, self.log = trace, slo, 0.5, switches["events"], []
         self.state, self.policies, self.seed = self._whole.state, policies, seed
         self._advanced = 0
 
