@@ -44,7 +44,7 @@ def state_of(
     while leaves < 2 * num_instances:
         leaves *= 2
     state = State(
-        cluster=_cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode, num_tiers)),
+        cluster=_cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode)),
         requests=requests,
         jobs=jobs,
         views=views,
@@ -100,13 +100,11 @@ def copy(state: State) -> State:
 
 
 def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
-             counts: tuple[int, int, int, int]) -> np.ndarray:
+             counts: tuple[int, int, int]) -> np.ndarray:
     row = np.zeros(1, schema.CLUSTER)
     row["num_requests"] = len(trace)
-    row["num_instances"], row["num_prefill"], row["first_decode"], row["num_tiers"] = counts
-    row["block_tokens"] = cluster.block_tokens
+    row["num_instances"], row["num_prefill"], row["first_decode"] = counts
     row["passed"], row["held"], row["turns"] = NONE, NONE, NONE
-    row["seed"] = options["seed"]
     row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["layerwise"] = cluster.layerwise

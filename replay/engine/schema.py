@@ -145,10 +145,10 @@ CLUSTER = np.dtype([
     ("num_requests", "i8"),
     ("passed", "i4"),              # highest instance whose event at now_ps was handled, -1 if none
     ("num_instances", "i4"), ("num_prefill", "i4"), ("first_decode", "i4"),
-    ("block_tokens", "i4"), ("num_tiers", "i4"), ("arrived", "i4"), ("gone", "i4"),
+    ("arrived", "i4"), ("gone", "i4"),
     ("held", "i4"), ("held_count", "i4"),   # pairing heap of the cluster queue
     ("turns", "i4"),                        # pairing heap of closed-loop arrivals to come
-    ("fault", "i4"), ("seed", "i8"),
+    ("fault", "i4"),
     ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
     ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"),
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
