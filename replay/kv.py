@@ -1,0 +1,129 @@
+"""The KV hierarchy of a cluster: stores below the HBM, the index over them, and how KV moves; resolved and checked.
+
+`replay/engine/HIERARCHY.md` says what each of these does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from replay.errors import ConfigError
+from replay.hardware.fields import count, keys, number
+from replay.hardware.units import fs, ps
+
+GIB, MIB = 1 << 30, 1 << 20
+DRAM, DISK = 1, 2
+DRAMS = ("none", "shared", "private", "both")
+DISKS = ("none", "local", "store")
+COMPACTIONS = ("tiered", "levelled")
+BELIEFS = ("exact", "lagged", "routed")
+MATCHES = ("prefix", "exact")
+CHANGES = ("leave", "drain", "join", "fail_disk", "repair_disk")
+MOST_STORE_BLOCKS = 1_000_000_000
+KEYS = (
+    "dram", "dram_nodes", "dram_gib", "dram_bytes_per_s", "dram_latency_s", "private_gib", "private_bytes_per_s",
+    "private_latency_s", "disk", "disk_gib", "media", "replicas", "compression", "memtable_mib", "compaction", "fanout",
+    "levels", "background_share", "prefetch", "overlap", "promote", "lookahead", "in_flight", "writes",
+    "replicate_after", "key_blocks", "bound", "virtual_nodes", "ttl_s", "ttl_refresh", "gc_s", "unit_tokens", "isolate",
+    "index", "changes", "samples",
+)  # fmt: skip
+INDEX_KEYS = ("shards", "lookup_s", "node_s", "gc_node_s", "match", "belief", "lag_s")
+MEDIUM_KEYS = ("name", "read_bytes_per_s", "write_bytes_per_s", "iops", "latency_s")
+CHANGE_KEYS = ("at_s", "what", "node", "until_s")
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What a level of a disk's segments lies on.
+
+    op_ps : one operation; read_block_fs, write_block_fs : one block, compressed, writes times their copies
+    """
+
+    name: str
+    op_ps: int
+    read_block_fs: int
+    write_block_fs: int
+    latency_ps: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place for KV blocks below the HBM.
+
+    tier   : DRAM or DISK          node   : number of its pool node, -1 for the one store that all share
+    server : instance it is private to, -1 if shared by all
+    below  : index of the disk that takes what it evicts, -1 for none
+    read_block_fs, write_block_fs : one block over its card; of a disk 0 (its media count)
+    """
+
+    tier: int
+    node: int
+    server: int
+    blocks: int
+    below: int
+    read_block_fs: int
+    write_block_fs: int
+    latency_ps: int
+
+
+@dataclass(frozen=True)
+class Lsm:
+    """How disks keep their blocks; share in thousandths."""
+
+    media: tuple[Medium, ...]
+    memtable_blocks: int
+    levelled: bool
+    fanout: int
+    levels: int
+    share: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """The prefix index; shards = 0 looks up in no time."""
+
+    shards: int
+    lookup_ps: int
+    node_ps: int
+    gc_node_ps: int
+    exact: bool
+    belief: str
+    lag_ps: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A pool node or local disk that comes or goes at a time; `deadline_ps` ends a drain."""
+
+    at_ps: int
+    what: str
+    node: int
+    deadline_ps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Kv:
+    """The hierarchy of a cluster: all DRAM stores (shared ones first, by node), then disks."""
+
+    stores: tuple[Store, ...]
+    shared_nodes: int  # the first so many stores are the shared DRAM nodes
+    block_bytes: int
+    lsm: Lsm
+    index: Index
+    prefetch: bool
+    overlap: bool
+    promote: bool
+    lookahead: bool
+    in_flight: int
+    writes: int
+    replicate_after: int
+    key_blocks: int
+    bound: float
+    virtual_nodes: int
+    ttl_ps: int
+    refresh: bool
+    gc_ps: int
+    unit_tokens: int
+    isolate: bool
+    changes: tuple[Change, ...]
+    samples: int
