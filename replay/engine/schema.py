@@ -132,11 +132,49 @@ SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 # compressed trie of the trace, in KV blocks of the cluster
 NODE = np.dtype([("parent", "i4"), ("blocks", "i4"), ("start_blocks", "i4")])
 
-# a trie node resident on one instance; what an evict policy may know of it
+# a trie node resident on one holder (an instance's HBM or a store); what an evict policy may know of it
 SLOT = np.dtype([
     ("last_used_ps", "i8"), ("first_used_ps", "i8"), ("score", "f8"), ("floor", "f8"),
     ("node", "i4"), ("blocks", "i4"), ("start_blocks", "i4"), ("uses", "i4"), ("pins", "i4"),
     ("previous", "i4"), ("next", "i4"),
+    ("place", "i4"),               # where it stands in the holder's heap of queued slots, -1 if in the list or not queued
+    ("queued", "i8"),              # when it joined the eviction queue, as a running number of the holder
+    ("fragment", "i4"),            # of a disk: its newest fragment, -1 for none
+    ("whole", "i1"),               # it ends a prompt that was published here as a whole
+], align=True)
+
+# how a disk keeps blocks: fragments of nodes in sorted runs (the segments of a log-structured merge tree)
+FRAGMENT = np.dtype([
+    ("offset", "i8"),              # where it begins in its run [blocks]
+    ("node", "i4"), ("first", "i4"), ("blocks", "i4"),  # blocks [first, first + blocks) of a trie node that live in it
+    ("run", "i4"),                 # -1 in the memtable
+    ("slot", "i4"),                # row of `slots` that it belongs to, -1 when all of it is dead
+    ("older", "i4"),               # next older fragment of the same slot
+    ("next", "i4"),                # next fragment of the same run, or next free row
+], align=True)
+RUN = np.dtype([
+    ("sequence", "i8"),            # order of creation on its disk
+    ("blocks", "i8"), ("live_blocks", "i8"),  # written, and of these not dead
+    ("head", "i4"), ("disk", "i4"), ("level", "i4"), ("next", "i4"),  # first fragment; next run of its disk, or free row
+], align=True)
+MEDIUM = np.dtype([
+    ("op_ps", "i8"), ("read_block_fs", "i8"), ("write_block_fs", "i8"), ("latency_ps", "i8"),
+    ("free_ps", "i8"), ("background_ps", "i8"),  # until when it serves reads, and flushes and compactions
+    ("read_ops", "i8"), ("read_blocks", "i8"),   # for loads
+    ("flush_ops", "i8"), ("flush_blocks", "i8"),
+    ("compact_ops", "i8"), ("compact_read_blocks", "i8"), ("compact_write_blocks", "i8"),
+    ("busy_ps", "i8"),             # time at full rate that all its work takes
+    ("part_ops", "i8"), ("part_blocks", "i8"),   # of the read being planned
+], align=True)
+DISK = np.dtype([
+    ("memtable_blocks", "i8"), ("memtable_limit", "i8"), ("written_blocks", "i8"), ("dead_blocks", "i8"),
+    ("sequence", "i8"), ("last_offset", "i8"),
+    ("flushes", "i8"), ("compactions", "i8"),
+    ("memtable", "i4"),            # first fragment of the memtable
+    ("runs", "i4"),                # first run, newest first
+    ("last_run", "i4"),            # of the read being planned: where its last part lay
+    ("media", "i4"), ("media_count", "i4"),  # rows of `media`
+    ("fanout", "i4"), ("levels", "i4"), ("share", "i4"), ("levelled", "i1"),
 ], align=True)
 
 CLUSTER = np.dtype([
@@ -183,6 +221,17 @@ class Cache(NamedTuple):
     # int32 (num_nodes, num_caching)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
     slot_of: np.ndarray
     slots: np.ndarray  # SLOT (num_caching, capacity)
+
+
+class Hierarchy(NamedTuple):
+    """Stores below the HBM and what moves between them; one row each, unused, without `Cluster.kv`."""
+
+    fragments: np.ndarray  # FRAGMENT (capacity,)
+    runs: np.ndarray  # RUN (capacity,)
+    media: np.ndarray  # MEDIUM (disks * media,)
+    disks: np.ndarray  # DISK (disks,)
+    sorting: np.ndarray  # int32 (fragments,): scratch of flushes and merges
+    free: np.ndarray  # int64 (2,): first free row of `fragments`, first free row of `runs`
 
 
 class Cost(NamedTuple):
