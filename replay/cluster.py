@@ -9,6 +9,8 @@ from replay.hardware import Profile, build, refuse_overflow
 from replay.hardware.conf import load, node
 from replay.hardware.fields import count, keys, number
 from replay.hardware.profile import USUAL_LONGEST_TOKENS
+from replay.kv import Kv
+from replay.kv_config import build_kv
 
 ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
@@ -48,6 +50,7 @@ class Cluster:
     layers: int
     prefix_cache: bool
     gpus: int
+    kv: Kv | None = None
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -56,12 +59,14 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
+                      kv a name of conf/kv, a whole node, or changes to a named one: {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
     raises          : ConfigError as `build_cluster`
     """
     trace_block_tokens = overrides.pop("trace_block_tokens", None)
-    config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model)}
+    config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model),
+              "kv": node("kv", overrides.pop("kv", "none"))}
     for key, value in overrides.items():
         owner = "hardware" if key in config["hardware"] and key not in config["cluster"] else "cluster"
         config[owner][key] = value
@@ -96,6 +101,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         layers=_layers(config),
         prefix_cache=_choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
         gpus=sum(instance.profile.gpus for instance in instances),
+        kv=build_kv(config.get("kv"), instances, block_tokens),
     )
 
 

@@ -1,35 +1,11 @@
-"""The KV hierarchy of a cluster: stores below the HBM, the index over them, and how KV moves; resolved and checked.
+"""The KV hierarchy of a cluster: stores below the HBM, the index over them, and how KV moves.
 
-`replay/engine/HIERARCHY.md` says what each of these does.
+`replay/engine/HIERARCHY.md` says what each of these does; `replay/kv_config.py` builds them from a configuration.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from replay.errors import ConfigError
-from replay.hardware.fields import count, keys, number
-from replay.hardware.units import fs, ps
-
-GIB, MIB = 1 << 30, 1 << 20
 DRAM, DISK = 1, 2
-DRAMS = ("none", "shared", "private", "both")
-DISKS = ("none", "local", "store")
-COMPACTIONS = ("tiered", "levelled")
-BELIEFS = ("exact", "lagged", "routed")
-MATCHES = ("prefix", "exact")
-CHANGES = ("leave", "drain", "join", "fail_disk", "repair_disk")
-MOST_STORE_BLOCKS = 1_000_000_000
-KEYS = (
-    "dram", "dram_nodes", "dram_gib", "dram_bytes_per_s", "dram_latency_s", "private_gib", "private_bytes_per_s",
-    "private_latency_s", "disk", "disk_gib", "media", "replicas", "compression", "memtable_mib", "compaction", "fanout",
-    "levels", "background_share", "prefetch", "overlap", "promote", "lookahead", "in_flight", "writes",
-    "replicate_after", "key_blocks", "bound", "virtual_nodes", "ttl_s", "ttl_refresh", "gc_s", "unit_tokens", "isolate",
-    "index", "changes", "samples",
-)  # fmt: skip
-INDEX_KEYS = ("shards", "lookup_s", "node_s", "gc_node_s", "match", "belief", "lag_s")
-MEDIUM_KEYS = ("name", "read_bytes_per_s", "write_bytes_per_s", "iops", "latency_s")
-CHANGE_KEYS = ("at_s", "what", "node", "until_s")
 
 
 @dataclass(frozen=True)
@@ -50,7 +26,8 @@ class Medium:
 class Store:
     """A place for KV blocks below the HBM.
 
-    tier   : DRAM or DISK          node   : number of its pool node, -1 for the one store that all share
+    tier   : DRAM or DISK
+    node   : number of its pool node: the shared ones, then one an instance for private stores; -1 for the common store
     server : instance it is private to, -1 if shared by all
     below  : index of the disk that takes what it evicts, -1 for none
     read_block_fs, write_block_fs : one block over its card; of a disk 0 (its media count)

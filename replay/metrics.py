@@ -70,7 +70,7 @@ def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Map
     requests  : one row a request: the picosecond columns, those of `COLUMNS`, and slo_met
     histogram : int64 (num_tiers, BINS), gaps between tokens, read only
     slo       : tiers of the histogram's rows
-    totals    : events [count], kernel_s [s], digest [hex]
+    totals    : events [count], kernel_s [s], digest [hex], and what else counts for the whole run
     returns   : keys of DESIGN section 5; None where a metric is undefined (no finished request), never NaN
     source    : DistServe (Zhong et al., OSDI 2024) for goodput and attainment
     """
@@ -84,11 +84,21 @@ def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Map
     result: dict[str, Value] = {**_section(overall, histogram.sum(axis=0), span_s)}
     kernel_s, arrived = totals["kernel_s"], overall["arrived"]
     result |= {"span_s": span_s, "events": totals["events"], "kernel_s": kernel_s, "digest": totals["digest"]}
+    result |= {name: value for name, value in totals.items() if name not in result}
     result["requests_per_s"] = arrived / kernel_s if isinstance(kernel_s, float) and kernel_s > 0 else None
     for index, name in enumerate(slo.names):
         section = _section(tiers.get(name, {}), histogram[index], span_s)
         result |= {f"{name}.{key}": value for key, value in section.items()}
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
+
+
+def prefill_work(instances: np.ndarray) -> dict[str, Value]:
+    """Return what the prefill-capable instances did: prompt tokens computed, and seconds that they were busy.
+
+    instances : INSTANCE rows of these, read only
+    """
+    return {"prefill_tokens": int(instances["prefill_done_tokens"].sum()),
+            "prefill_busy_s": float(instances["busy_ps"].astype(np.float64).sum() / PS_PER_S)}  # fmt: skip
 
 
 def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:

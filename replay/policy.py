@@ -18,7 +18,7 @@ from typing import Any
 from replay.errors import PolicyError
 
 HOLD = -1  # route: keep the request in the cluster queue
-NEVER = math.inf  # order: never preempt
+NEVER = math.inf  # order: never preempt; fetch: wait until it is loaded
 
 SLOTS = {
     "admit": ("request", "instances", "now_ps"),
@@ -27,6 +27,8 @@ SLOTS = {
     "order": ("request", "now_ps"),
     "batch": ("instance", "now_ps"),
     "evict": ("node", "now_ps"),
+    "fetch": ("request", "instance", "offer", "now_ps"),
+    "write": ("node", "evicting", "now_ps"),
 }
 MAX_TUNABLES = 16
 
@@ -100,6 +102,15 @@ class Policy:
     def reads(self) -> frozenset[str]:
         """Every attribute and global name that the policy reads, helpers included."""
         return frozenset(self._reach[0])
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Arguments that the policy looks at, itself; not those of its helpers."""
+        import dis
+
+        steps = [step for step in dis.get_instructions(self.function) if step.opname.startswith("LOAD_FAST")]
+        names = [step.argval if isinstance(step.argval, tuple) else (step.argval,) for step in steps]
+        return frozenset(str(name) for group in names for name in group)
 
     @property
     def content(self) -> str:

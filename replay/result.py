@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from replay import events, metrics
+from replay import events, metrics, tiers
 from replay.engine.schema import FINISHED, NONE, PENDING, STATUSES, UNFINISHED
 from replay.errors import ConfigError
 from replay.write import together
@@ -30,10 +30,11 @@ NULLABLE = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "prefill_instance", "decode_instance",
 )  # fmt: skip
 CARRIED = ("tenant", "session", "kind")
+TABLES = ("stores", "media", "shards", "occupancy")
 ORDER = (
     "arrival_s", "prompt_tokens", "output_tokens", "tier", "status", "prefill_instance", "decode_instance",
     "hit_tokens", "queue_s", "ttft_s", "tpot_s", "max_itl_s", "itl_top10_s", "e2e_s", "preemptions", "generated_tokens",
-    "slo_met", *CARRIED, "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps",
+    "slo_met", *tiers.COLUMNS, *CARRIED, "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps",
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ class Result:
     digest   : sha256 over what happened to every request, equal for equal histories
     config   : resolved configuration, None for a replay called from Python
     events   : event log (see `replay.events.SCHEMA`), None unless asked for
+    tables   : stores, media, shards and occupancy of a KV hierarchy, name -> frame
     """
 
     requests: pl.DataFrame = field(repr=False)
@@ -53,6 +55,7 @@ class Result:
     digest: str
     config: dict[str, Any] | None = field(default=None, repr=False)
     events: pa.Table | None = field(default=None, repr=False)
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_session(cls, session: "Session", config: Mapping[str, Any] | None = None) -> "Result":
@@ -68,10 +71,13 @@ class Result:
             "events": int(session.state.cluster["events"][0]),
             "kernel_s": float(session.kernel_s),
             "digest": code,
+            **metrics.prefill_work(session.state.instances[: len(session.state.prefill_views)]),
+            **tiers.numbers(session, requests),
         }
         numbers = metrics.summary(requests, session.state.histogram, session.slo, totals)
         log = events.to_table(session.log) if getattr(session, "events", False) else None
-        return cls(requests, numbers, code, dict(config) if config is not None else None, log)
+        config = dict(config) if config is not None else None
+        return cls(requests, numbers, code, config, log, tiers.tables(session))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the run directory: config.yaml, summary.json, requests.parquet, digest.txt and events.arrow.
@@ -82,6 +88,9 @@ class Result:
         with together(folder) as place:
             with open(place("requests.parquet"), "wb") as file:
                 self.requests.write_parquet(file, compression_level=1)
+            for name, frame in self.tables.items():
+                with open(place(f"{name}.parquet"), "wb") as file:
+                    frame.write_parquet(file)
             if self.events is not None:
                 events.write(self.events, place("events.arrow"))
             if self.config is not None:
@@ -89,7 +98,8 @@ class Result:
             text = json.dumps(self.summary, indent=2, allow_nan=False)
             place("summary.json").write_text(text + "\n", encoding="utf-8")
             place("digest.txt").write_text(self.digest + "\n", encoding="utf-8")
-        for name, content in (("events.arrow", self.events), ("config.yaml", self.config)):
+        tables = [(f"{name}.parquet", self.tables.get(name)) for name in TABLES]
+        for name, content in (("events.arrow", self.events), ("config.yaml", self.config), *tables):
             if content is None:  # left by an earlier run in the same folder
                 (Path(folder) / name).unlink(missing_ok=True)
 
@@ -115,6 +125,8 @@ class Result:
             code,
             {str(key): value for key, value in settings.items()} if isinstance(settings, dict) else None,
             events.read(log) if log.exists() else None,
+            {name: pl.read_parquet(where / f"{name}.parquet") for name in TABLES
+             if (where / f"{name}.parquet").exists()},
         )
 
 
@@ -156,6 +168,7 @@ def _frame(session: "Session", columns: Mapping[str, np.ndarray]) -> pl.DataFram
         longest_s = metrics.longest_gaps_s(state.gaps, state.gap_first, state.jobs["output_tokens"])
         finished_s = np.where(columns["status"] == FINISHED, longest_s, np.nan)
         values[metrics.LONGEST_GAPS] = pl.Series(finished_s).fill_nan(None)
+    values |= tiers.columns(session)
     for name in CARRIED:
         if name in session.trace:
             values[name] = pl.from_arrow(session.trace.table.column(name)).cast(pl.String)

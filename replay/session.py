@@ -11,7 +11,7 @@ from replay.errors import ConfigError, EngineError, PolicyError
 from replay.hardware import refuse_overflow
 from replay.policy import SLOTS, Chosen, choose
 from replay.slo import Slo, build_slo
-from traces.trie import compress
+from traces.trie import compress, isolated
 
 if TYPE_CHECKING:
     from replay.cluster import Cluster
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from traces import Trace
 
 DEFAULTS = {"admit": "always", "route": "least_loaded", "decode": "least_kv", "order": "fcfs", "batch": "chunked",
-            "evict": "lru"}
+            "evict": "lru", "fetch": "best_effort", "write": "through"}
+TIERED_SLOTS = ("fetch", "write")  # asked only by a cluster with a KV hierarchy
 SLICE_EVENTS = 1_000_000
 
 
@@ -63,9 +64,9 @@ class Session:
         self.policies = _chosen(policies or {})
         self.log: list[np.ndarray] = []
         self.events, self.kernel_s, self.done = events, 0.0, False
-        self._functions = [adapters.adapter(self.policies[slot]) for slot in SLOTS]
+        self._functions = self._compiled()
         options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predictions,
-                   "trie": _trie(trace)}
+                   "trie": _trie(trace, self.cluster.kv is not None and self.cluster.kv.isolate)}
         self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
 
     @property
@@ -116,9 +117,16 @@ class Session:
         other.state, other.log = load.copy(self.state), list(self.log)
         if policies:
             other.policies = {**self.policies, **{slot: _choose(slot, spec) for slot, spec in policies.items()}}
-            other._functions = [adapters.adapter(other.policies[slot]) for slot in SLOTS]
+            other._functions = other._compiled()
             load.set_policies(other.state, other.policies)
         return other
+
+    def _compiled(self) -> list[Any]:
+        """Return what the event loop calls: a function a policy slot, then the one that runs the hierarchy."""
+        tiered = self.cluster.kv is not None
+        functions = [adapters.adapter(self.policies[slot]) if tiered or slot not in TIERED_SLOTS
+                     else compile.stand_in(slot) for slot in SLOTS]  # fmt: skip
+        return [*functions, compile.hierarchy_function(tiered)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])
@@ -149,6 +157,8 @@ class Session:
                               f"number.",
             schema.BAD_BATCH: f"batch policy '{names['batch']}' returned {value} prefill tokens for instance {at}, but "
                               f"at least 0 are needed.",
+            schema.BAD_FETCH: f"fetch policy '{names['fetch']}' returned a wait that is NaN or below 0 for request {at}, "
+                              f"but the seconds to wait must be 0 or more.",
             schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a "
                               f"number.",
         }
@@ -186,8 +196,15 @@ def keep_trie(trace: "Trace", trie: Any) -> None:
     object.__setattr__(trace, "_trie", trie)
 
 
-def _trie(trace: "Trace") -> Any:
-    """Return the trace's compressed trie, built once per trace object."""
+def _trie(trace: "Trace", isolate: bool = False) -> Any:
+    """Return the trace's compressed trie, built once per trace object.
+
+    isolate : a trie in which no two tenants share a node
+    """
+    if isolate:
+        if "_isolated" not in trace.__dict__:
+            object.__setattr__(trace, "_isolated", compress(isolated(trace)))
+        return trace.__dict__["_isolated"]
     if "_trie" not in trace.__dict__:
         keep_trie(trace, compress(trace))
     return trace.__dict__["_trie"]

@@ -73,6 +73,28 @@ def by_tier(summary: Mapping[str, Value]) -> Table:
     return table
 
 
+def hierarchy(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what the tiers of a KV hierarchy did for a run; nothing without one."""
+    if "hit_rate_hbm" not in summary:
+        return []
+    rates = ", ".join(f"{number(summary[f'hit_rate_{name}'])} from {label}" for name, label in
+                      (("hbm", "HBM"), ("dram", "DRAM"), ("disk", "disk")))  # fmt: skip
+    lines = [f"hit rate {number(summary['hit_rate'])}: {rates}"]
+    if summary["loads"]:
+        hidden = summary["hidden_share"]
+        share = f", {100 * hidden:.1f} % of it hidden" if isinstance(hidden, float) else ""
+        lines[0] += f"; {summary['loads']:,} loads of {number(summary['load_s_mean'])} s on average{share}"
+    moved = (("load_dram_gb", "loaded from DRAM"), ("load_disk_gb", "loaded from disk"), ("write_gb", "written"),
+             ("spill_gb", "spilled to disk"), ("compaction_write_gb", "rewritten by compaction"),
+             ("write_dropped_gb", "not written (links busy)"), ("lost_gb", "lost"))  # fmt: skip
+    parts = [f"{number(summary[key])} GB {label}" for key, label in moved if summary[key]]
+    amplified = [f"{name} amplification {number(summary[f'{name}_amplification'])}" for name in ("write", "space", "read")
+                 if summary[f"{name}_amplification"]]  # fmt: skip
+    if summary["lookup_s_p99"]:
+        parts.append(f"lookups {number(summary['lookup_s_mean'], 1e6)} us, p99 {number(summary['lookup_s_p99'], 1e6)} us")
+    return ["", *lines, *([", ".join(parts + amplified)] if parts else [])]
+
+
 def totals(summary: Mapping[str, Value]) -> str:
     """Say in one line what became of the requests and how fast the replay was."""
     counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]

@@ -17,6 +17,8 @@ DEFAULTS = {
     "order": "fcfs",
     "batch": "chunked",
     "evict": "lru",
+    "fetch": "best_effort",
+    "write": "through",
 }
 
 

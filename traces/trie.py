@@ -12,8 +12,18 @@ import numpy as np
 import pyarrow as pa
 
 from traces.errors import TraceError
-from traces.schema import Trace
-from traces.trie_kernels import UNSEEN, cut, link, number_hashed, number_plain, preorder, rehash
+from traces.schema import Trace, rebuild
+from traces.trie_kernels import (
+    UNSEEN,
+    cut,
+    link,
+    next_rows,
+    number_hashed,
+    number_plain,
+    path_lengths,
+    preorder,
+    rehash,
+)
 
 VERSION = "2"
 CHUNK_BLOCKS = 1 << 22
@@ -83,6 +93,33 @@ def compress(trace: Trace) -> Trie:
     order = np.argsort(number)
     above = np.where(parent < 0, np.int32(-1), number[parent])
     return Trie(above[order], blocks[order], start_blocks[order], leaf, int(trace.block_tokens or 0))
+
+
+def isolated(trace: Trace) -> Trace:
+    """Return the trace with prefix ids that no two tenants share; without tenants, the trace itself.
+
+    returns : Trace whose ids are dense, for `compress`
+    """
+    if "tenant" not in trace or "prefix_blocks" not in trace or len(trace) == 0:
+        return trace
+    offsets, ids = trace.prefix()
+    dense = np.unique(ids, return_inverse=True)[1].astype(np.int64)
+    tenants = np.repeat(trace.codes("tenant").astype(np.int64), np.diff(offsets))
+    salted = tenants * (int(dense.max(initial=0)) + 1) + dense
+    column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(salted, pa.int64()))
+    place = trace.table.column_names.index("prefix_blocks")
+    return rebuild(trace, trace.table.set_column(place, "prefix_blocks", column))
+
+
+def next_uses(trie: Trie) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what only an oracle may know: when the nodes of each path are used next.
+
+    returns : next_row int64 (all path nodes + 1,), row of the next request that has the node, -1 if none, leaf first;
+              path_first int64 (requests,), where a request's nodes begin; first_row int64 (nodes,)
+    """
+    first = np.concatenate(([0], np.cumsum(path_lengths(np.asarray(trie.parent), np.asarray(trie.leaf)))))
+    rows, following = next_rows(np.asarray(trie.parent), np.asarray(trie.leaf), first)
+    return rows, first[:-1].copy(), following
 
 
 def save(trie: Trie, path: str | os.PathLike[str], digest: str) -> None:

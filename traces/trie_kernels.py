@@ -133,3 +133,48 @@ def preorder(parent):  # type: ignore[no-untyped-def]
             free[above] += size[n]
         free[n] = number[n] + 1
     return number
+
+
+@entry()
+def through(parent, leaf):  # type: ignore[no-untyped-def]
+    """Return for each node the first request whose path has it, int64 (nodes,)."""
+    first = np.full(len(parent), np.int64(len(leaf)))
+    for r in range(len(leaf)):
+        if leaf[r] >= 0 and first[leaf[r]] > r:
+            first[leaf[r]] = r
+    for node in range(len(parent) - 1, -1, -1):
+        if parent[node] >= 0 and first[parent[node]] > first[node]:
+            first[parent[node]] = first[node]
+    return first
+
+
+@entry()
+def path_lengths(parent, leaf):  # type: ignore[no-untyped-def]
+    """Return how many nodes the path of each request has, int64 (requests,)."""
+    depth = np.zeros(len(parent), np.int64)
+    for node in range(len(parent)):
+        depth[node] = 1 if parent[node] < 0 else depth[parent[node]] + 1
+    lengths = np.zeros(len(leaf), np.int64)
+    for r in range(len(leaf)):
+        if leaf[r] >= 0:
+            lengths[r] = depth[leaf[r]]
+    return lengths
+
+
+@entry()
+def next_rows(parent, leaf, first):  # type: ignore[no-untyped-def]
+    """Return for each node of each path, leaf first, the next request that has it, -1 if none; and the first of each.
+
+    first : where the nodes of a request begin, int64 (requests + 1,)
+    """
+    following = np.full(len(parent), np.int64(-1))
+    rows = np.full(first[-1] + 1, np.int64(-1))
+    for r in range(len(leaf) - 1, -1, -1):
+        place = first[r]
+        node = leaf[r]
+        while node >= 0:
+            rows[place] = following[node]
+            following[node] = r
+            place += 1
+            node = parent[node]
+    return rows, following

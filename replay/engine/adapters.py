@@ -25,7 +25,8 @@ from traces.jit import FOLDER, INTERPRETED
 
 REQUEST_ROW = numba.from_dtype(schema.REQUEST)
 VIEW_ROW = numba.from_dtype(schema.VIEW)
-SLOT_ROW = numba.from_dtype(schema.SLOT)
+PREFIX_ROW = numba.from_dtype(schema.PREFIX)
+OFFER_ROW = numba.from_dtype(schema.OFFER)
 VIEWS = t.Array(VIEW_ROW, 1, "C")
 TUNABLES = t.Array(t.float64, 2, "C")
 PAIR = t.UniTuple(t.int64, 2)
@@ -36,11 +37,14 @@ SIGNATURES = {
     "decode": PAIR(REQUEST_ROW, VIEWS, t.int64, TUNABLES),
     "order": t.UniTuple(t.float64, 2)(REQUEST_ROW, t.int64, TUNABLES),
     "batch": t.UniTuple(t.int64, 3)(VIEW_ROW, t.int64, TUNABLES),
-    "evict": t.float64(SLOT_ROW, t.int64, TUNABLES),
+    "evict": t.float64(PREFIX_ROW, t.int64, TUNABLES),
+    "fetch": t.Tuple((t.int64, t.float64))(REQUEST_ROW, VIEW_ROW, OFFER_ROW, t.int64, TUNABLES),
+    "write": t.int64(PREFIX_ROW, t.int64, t.int64, TUNABLES),
 }
-FUNCTION_TYPES = {slot: t.FunctionType(signature) for slot, signature in SIGNATURES.items()}
+TIERS = t.int64(t.int64, t.int64, t.int64, t.int64)  # address of the state, operation, request or other, instance
+FUNCTION_TYPES = {slot: t.FunctionType(signature) for slot, signature in {**SIGNATURES, "tiers": TIERS}.items()}
 ROWS = {"admit": schema.ADMIT, "route": schema.ROUTE, "decode": schema.DECODE_ROUTE, "order": schema.ORDER,
-        "batch": schema.BATCH, "evict": schema.EVICT}
+        "batch": schema.BATCH, "evict": schema.EVICT, "fetch": schema.FETCH, "write": schema.WRITE_SLOT}
 
 _compiled: dict[Policy, Callable[..., Any]] = {}
 

@@ -20,6 +20,8 @@ EXPECTED = {
     "order": "a key, or (key, margin), as numbers",
     "batch": "(prefill_tokens, decode, whole) as a whole number and two truth values",
     "evict": "a score, as a number",
+    "fetch": "(tier, wait_s) as a whole number and a number",
+    "write": "True or False",
 }
 
 
@@ -92,9 +94,20 @@ def evict_answer(answer):
     return float(answer) if _is_number(answer) else _refuse("evict", answer)
 
 
+def fetch_answer(answer):
+    """Return (highest tier to load from, seconds that the request may wait for it outside the queue)."""
+    good = isinstance(answer, tuple) and len(answer) == 2 and _is_whole(answer[0]) and _is_number(answer[1])
+    return (int(answer[0]), float(answer[1])) if good else _refuse("fetch", answer)
+
+
+def write_answer(answer):
+    """Return 1 to write, 0 not to."""
+    return int(bool(answer)) if _is_truth(answer) else _refuse("write", answer)
+
+
 ANSWERS: dict[str, Callable[[Any], Any]] = {
     "admit": admit_answer, "route": route_answer, "decode": decode_answer, "order": order_answer, "batch": batch_answer,
-    "evict": evict_answer,
+    "evict": evict_answer, "fetch": fetch_answer, "write": write_answer,
 }
 
 
@@ -147,3 +160,18 @@ def _evict(answer):
     if not _number(answer):
         _refuse_type("evict", answer)
     return lambda answer: np.float64(answer)
+
+
+@overload(fetch_answer)
+def _fetch(answer):
+    parts = _parts(answer)
+    if len(parts) != 2 or not _whole(parts[0]) or not _number(parts[1]):
+        _refuse_type("fetch", answer)
+    return lambda answer: (np.int64(answer[0]), np.float64(answer[1]))
+
+
+@overload(write_answer)
+def _write(answer):
+    if not _truth(answer):
+        _refuse_type("write", answer)
+    return lambda answer: np.int64(1) if answer else np.int64(0)

@@ -6,29 +6,34 @@ import numpy as np
 
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
-    deepest_resident,
+    count_reuse,
     pin_path,
-    resident_blocks,
     take_private,
     unpinned_blocks,
     usable_tokens,
+    visible,
 )
 from replay.engine.notes import fault, note
 from replay.engine.phases import blocks_for, change_count, growth_need, growth_now, join_decode
 from replay.engine.preemption import head_preempts, make_room, preempt
+from replay.engine.preemption import spare
 from replay.engine.queues import append_prefill, pop
 from replay.engine.schema import (
     BAD_BATCH,
     DECODE,
     DECODING,
+    LOAD_OVER,
     LOG_ADMIT,
     MAX_LEAP,
     MAX_TIME_PS,
+    MOST_PARTS,
     NEVER_PS,
     NONE,
+    OP_CONCLUDE,
     PREFILLING,
     TIME_RANGE,
 )
+from replay.engine.state import address_of
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.tree import set_event
 
@@ -49,11 +54,63 @@ def demand(state, i, r):
         return blocks_for(context - 1, block_tokens), 0, NONE, 0, 0, grows
     node, resident, cached = NONE, 0, 0
     if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
-        node = deepest_resident(state.cache, job.leaf, i)
-        resident = resident_blocks(state.cache, node, i)
+        node, resident = visible(state, job.leaf, i)
         cached = unpinned_blocks(state.cache, node, i)
-    left = context - usable_tokens(resident, context, block_tokens)
+    left = context - usable_tokens(state, max(resident, counted_blocks(state, r)), context, block_tokens)
     return blocks_for(context, block_tokens) - resident, left, node, resident, cached, 0
+
+
+@inlined
+def counted_blocks(state, r):
+    """Return the blocks of request r that are taken as a hit while they still load, 0 for none."""
+    return state.hierarchy.loads[r].counted_blocks if state.cluster[0].tiered else 0
+
+
+@kernel
+def credit_tiers(state, i, r):
+    """Say of request r, first admitted on instance i, which of its hit tokens came through DRAM and from disk, in place."""
+    load = state.hierarchy.loads[r]
+    hit = state.jobs[r].hit_tokens
+    context = state.requests[r].prompt_tokens
+    block_tokens = state.views[i].block_tokens
+    for k in range(load.count if load.landed_blocks >= 0 else 0):
+        part = state.hierarchy.parts[MOST_PARTS * r + k]
+        upto = min(part.upto_blocks, load.landed_blocks)
+        if upto > part.from_blocks:
+            first = min(hit, usable_tokens(state, part.from_blocks, context, block_tokens))
+            tokens = min(hit, usable_tokens(state, upto, context, block_tokens)) - first
+            if state.hierarchy.stores[part.store].tier == 1:
+                load.dram_tokens += tokens
+            else:
+                load.disk_tokens += tokens
+
+
+@inlined
+def begin_stall(state, i, r):
+    """Note how long the iteration about to begin waits for what request r, just admitted, still loads, in place."""
+    load = state.hierarchy.loads[r]
+    instance = state.instances[i]
+    stall_ps = load.end_ps - state.cluster[0].now_ps
+    if load.counted_blocks > 0 and stall_ps > instance.stall_ps:
+        instance.stall_ps = stall_ps
+        instance.stall_request = r
+    load.counted_blocks = 0
+
+
+@inlined
+def stalled_ps(state, i, base_ps):
+    """Return how long an iteration takes that waits for KV, layer by layer or as a whole. Modified in place.
+
+    source : layer-wise overlap as in CachedAttention (Gao et al., ATC 2024) and Mooncake (FAST 2025)
+    """
+    instance = state.instances[i]
+    longer_ps = base_ps + instance.stall_ps
+    if state.cluster[0].overlap:
+        layers = state.cost.profiles[instance.profile].layers
+        longer_ps = max(base_ps, instance.stall_ps + base_ps // layers)
+    state.hierarchy.loads[instance.stall_request].exposed_ps += longer_ps - base_ps
+    instance.stall_ps = 0
+    return longer_ps
 
 
 @inlined
@@ -133,12 +190,16 @@ def admit_waiting(state, policies, i, tokens, whole, given):
         handed = job.prefill_left == 0
         if not handed and tokens - given <= 0:
             break
+        if state.cluster[0].tiered and not handed and state.hierarchy.loads[r].state != LOAD_OVER:
+            state.policies.tiers(address_of(state), OP_CONCLUDE, r, i)
         need, left, node, resident, cached, grows = demand(state, i, r)
         if whole and not handed and given > 0 and left > tokens - given:
             break
         if not has_room(state, i, need, cached, grows):
             break
         instance.queue = pop(state.jobs, r)
+        if instance.queue < 0:
+            instance.empty_since_ps = state.cluster[0].now_ps
         admit_one(state, i, r, need, left, node)
         job.pinned_blocks = resident
         admitted += 1
@@ -161,8 +222,10 @@ def admit_one(state, i, r, need, left, node):
     request = state.requests[r]
     context = request.prompt_tokens + request.generated_tokens
     if node >= 0:
-        pin_path(state.cache, view, instance, i, node)
-    take_private(state.cache, view, instance, i, need)
+        if state.cluster[0].classes:
+            count_reuse(state, i, r)
+        pin_path(state, i, node)
+    take_private(state, i, need)
     job.pinned = node
     job.private_blocks = need
     change_count(state, i)
@@ -178,6 +241,12 @@ def admit_one(state, i, r, need, left, node):
         if job.scheduled_ps < 0:
             job.scheduled_ps = state.cluster[0].now_ps
             job.hit_tokens = context - left
+            if state.cluster[0].tiered:
+                credit_tiers(state, i, r)
+    if state.cluster[0].tiered:
+        begin_stall(state, i, r)
+    if state.cluster[0].lookahead and left > 0:
+        spare(state, i, r, -1)
     note(state, LOG_ADMIT, r, i, context - left)
 
 
@@ -204,10 +273,11 @@ def leap_length(state, i, straight, base_ps, growth_ps):
         count = min(count, max(1, (1 << 56) // base_ps))
     if growth_ps > 1 << 28:
         count = min(count, 1024)
-    room = view.free_blocks + view.cached_blocks
+    # where somebody sees evictions, none may happen unseen within a leap
+    room = view.free_blocks + (0 if state.cluster[0].exact_evictions else view.cached_blocks)
     if view.decoding * (count + view.block_tokens) <= room * np.int64(view.block_tokens):
         return count  # a bound without a division; nearly always enough
-    low = 1  # the decodes' blocks of one iteration fit: make_room saw to it
+    low = 1  # the decodes' blocks of one iteration fit: make_room saw to it, and they are taken at once
     while low < count:
         middle = (low + count + 1) >> 1
         if growth_need(state, i, 0, middle) <= room:
@@ -233,6 +303,8 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     kv_tokens = instance.kv_tokens if decodes else 0
     base_ps, growth_ps, straight = iteration_cost(state.cost, instance.profile, given, decoding, kv_tokens, squares)
     base_ps = max(base_ps, 1)
+    if instance.stall_ps > 0:
+        base_ps = stalled_ps(state, i, base_ps)
     count = 1
     if given == 0 and state.cluster[0].leap and not restless(state, i, pressed):
         count = leap_length(state, i, straight, base_ps, growth_ps)
@@ -248,7 +320,7 @@ def begin_phase(state, i, given, squares, decodes, pressed):
         instance.may_evict = decoding * (count + 2 * view.block_tokens) > view.free_blocks * np.int64(view.block_tokens)
         blocks = growth_now(state, i)
         if blocks > 0:
-            take_private(state.cache, view, instance, i, blocks)
+            take_private(state, i, blocks)
     duration_ps = leap_ps(base_ps, instance.growth_ps, count)
     if duration_ps > MAX_TIME_PS - now_ps:
         fault(state, TIME_RANGE, i, 0)

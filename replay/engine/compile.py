@@ -1,21 +1,24 @@
 """Compile the event loop once per version; later processes load it from the cache."""
 
+import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from numba import types as t
 
-from replay.engine.adapters import FUNCTION_TYPES
+from replay.engine.adapters import FUNCTION_TYPES, SIGNATURES, TIERS
 from replay.engine.jit import compile_helpers
 from replay.engine.kernel import advance
 from replay.engine.schema import Policies, State
-from replay.engine.state import policies_at, state_at, table
+from replay.engine.state import policies_at, state_at, state_from, table
 from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
 USUAL_SECONDS = 20  # on the machine of the README's figures
 
 _compiled: list[Callable[..., int]] = []
+_operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 
 
 def is_compiled() -> bool:
@@ -23,19 +26,41 @@ def is_compiled() -> bool:
     return bool(_compiled) or INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.advance_table*.nbc")))
 
 
-def advance_table(words, admit, route, decode, order, batch, evict, max_events):
+def advance_table(words, admit, route, decode, order, batch, evict, fetch, write, tiers, max_events):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
-    return advance(state_at(words), policies_at(words, admit, route, decode, order, batch, evict), max_events)
+    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, tiers)
+    return advance(state_at(words), policies, max_events)
+
+
+def tiers_at(address, operation, what, i):
+    """Run `operate` on the state at an address."""
+    return _operate(state_from(address), operation, what, i)
+
+
+def no_fetch(request, instance, offer, now_ps, tunables):
+    """Stand in for a fetch policy where there is no hierarchy."""
+    return 0, 0.0
+
+
+def no_write(node, evicting, now_ps, tunables):
+    """Stand in for a write policy where there is no hierarchy."""
+    return 0
+
+
+def no_tiers(address, operation, what, i):
+    """Stand in for the hierarchy where there is none."""
+    return 0
 
 
 def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> int:
     """Run `advance` on a state, modified in place; compiled before first use, in seconds when the cache is empty.
 
-    functions : adapters in the order of SLOTS
+    functions : adapters in the order of SLOTS, then `tiers()`
     returns   : DONE, PAUSED or FAULT
     """
     if INTERPRETED:
-        return advance(state, Policies(*functions), max_events)
+        policies = Policies(*functions)
+        return advance(state._replace(policies=policies), policies, max_events)
     load()
     return _compiled[0](table(state), *functions, max_events)
 
@@ -44,6 +69,39 @@ def load() -> None:
     """Compile or load the event loop; its types are the same for every trace and cluster."""
     if not _compiled and not INTERPRETED:
         if not is_compiled():
-            compile_helpers()
-        types = [FUNCTION_TYPES[slot] for slot in SLOTS]
+            compile_helpers(needed_by("replay.engine.kernel"))
+        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers")]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
+
+
+@cache
+def hierarchy_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs the hierarchy, compiled or loaded before first use, or a stand-in without one."""
+    global _operate
+    if there:
+        from replay.engine.tiers import operate as _operate  # only here: a run without a hierarchy need not compile it
+    if INTERPRETED:
+        return tiers_at if there else no_tiers
+    if there and not (FOLDER is not None and any(FOLDER.rglob("compile.tiers_at*.nbc"))):
+        compile_helpers(needed_by("replay.engine.tiers"))
+    return entry(TIERS)(tiers_at if there else no_tiers)
+
+
+def needed_by(name: str) -> frozenset[str]:
+    """Return a module of the engine and all that it imports from the engine."""
+    found, todo = set(), [name]
+    while todo:
+        module = sys.modules[todo.pop()]
+        if module.__name__ in found:
+            continue
+        found.add(module.__name__)
+        todo += {str(getattr(getattr(value, "py_func", value), "__module__", "")) for value in vars(module).values()
+                 if str(getattr(getattr(value, "py_func", value), "__module__", "")).startswith("replay.engine.")}
+    return frozenset(found)
+
+
+@cache
+def stand_in(slot: str) -> Callable[..., Any]:
+    """Return a function for a policy slot that only a hierarchy asks."""
+    function = {"fetch": no_fetch, "write": no_write}[slot]
+    return function if INTERPRETED else entry(SIGNATURES[slot])(function)

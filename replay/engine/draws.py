@@ -22,7 +22,12 @@ def mix(value: int) -> int:
 def request_keys(seed: int, count: int) -> np.ndarray:
     """Return the random key of every request, uint64 (count,): a hash of (seed, row)."""
     start = np.uint64(mix(seed & _MASK))
-    value = (np.arange(count, dtype=np.uint64) ^ start) + np.uint64(0x9E3779B97F4A7C15)
+    return mix_array(np.arange(count, dtype=np.uint64) ^ start)
+
+
+def mix_array(values: np.ndarray) -> np.ndarray:
+    """Return `mix` of every value, uint64."""
+    value = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

@@ -30,20 +30,27 @@ def _register(dispatcher: Any) -> Any:
         _helpers.append(dispatcher)
     return dispatcher
 
-def compile_helpers() -> None:
-    """Compile every helper in the order of definition, callees first; done once, if the event loop is not cached."""
+def compile_helpers(modules: frozenset[str] | None = None) -> None:
+    """Compile helpers in the order of definition, callees first; done once, if what needs them is not cached.
+
+    modules : only those defined in these modules; None for all so far
+    """
     from replay.engine.state import POLICIES, STATE, TYPES
 
-    arrays = {name: TYPES[name] for name in ("jobs", "slots", "segments", "tree")}
-    rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype}
-    named = {"state": STATE, "cache": STATE, "cost": STATE, "policies": POLICIES, **arrays, **rows,
+    arrays = {name: TYPES[name] for name in ("jobs", "slots", "segments", "tree")} | {"heap": TYPES["timer_heap"]}
+    rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype,
+            "kept": TYPES["slots"].dtype, "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
+            "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype}
+    named = {"state": STATE, "cache": STATE, "cost": STATE, "hierarchy": STATE, "policies": POLICIES, **arrays, **rows,
              **dict.fromkeys(TRUTHS, t.boolean)}
     level = numba.config.OPT
     # Helpers are optimised fully where they end up, inside the event loop: this halves the time to compile.
     numba.config.OPT = type(level)(1)
     try:
-        while _helpers:
-            helper = _helpers.pop(0)
+        for helper in list(_helpers):
+            if modules is not None and helper.py_func.__module__ not in modules:
+                continue
+            _helpers.remove(helper)
             names = inspect.signature(helper.py_func).parameters
             helper.compile(tuple(named.get(name, t.int64) for name in names))
             helper.disable_compile()

@@ -7,7 +7,7 @@ from replay.engine.notes import fault, note
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop, push
-from replay.engine.routing import arrive, deliver, drain, handoff
+from replay.engine.routing import arrive, deliver, drain, handoff, tier_event
 from replay.engine.schema import (
     BROKEN_LAW,
     DECODE,
@@ -22,11 +22,14 @@ from replay.engine.schema import (
     MAX_TIME_PS,
     NEVER_PS,
     NONE,
+    OP_PUBLISHED,
+    OP_SPILL,
     PAUSED,
     PREFILL,
     RUNNING,
     TIME_RANGE,
 )
+from replay.engine.state import address_of
 from replay.engine.tree import first_event
 
 
@@ -92,6 +95,8 @@ def complete_prefill(state, policies, i, r):
     now_ps = cluster.now_ps
     if cluster.cache and view.role != DECODE and job.leaf >= 0:
         publish(state, i, r)
+        if cluster.tiered:
+            state.policies.tiers(address_of(state), OP_PUBLISHED, r, i)
     request.generated_tokens += 1
     state.instances[i].tokens_out += 1
     if job.first_token_ps < 0:
@@ -193,6 +198,14 @@ def log_is_full(state):
     return cluster.log and cluster.log_count + 8 * (cluster.held_count + 2 * state.batch.shape[2] + 8) > len(state.log)
 
 
+@inlined
+def changes_are_full(state):
+    """Whether one more event might not fit into the list of changes that belief has not seen yet."""
+    cluster = state.cluster[0]
+    used = cluster.changes_end - cluster.changes_begin
+    return cluster.lagged and used > len(state.hierarchy.changes) // 2
+
+
 @kernel
 def advance(state, policies, max_events):
     """Run at most `max_events` events of a replay, modified in place.
@@ -203,7 +216,7 @@ def advance(state, policies, max_events):
     """
     cluster = state.cluster[0]
     for _ in range(max_events):
-        if log_is_full(state):
+        if log_is_full(state) or changes_are_full(state):
             return PAUSED
         time_ps, leaf = first_event(state.tree)
         r = next_arrival(state)
@@ -228,9 +241,14 @@ def advance(state, policies, max_events):
             arrive(state, policies, r)
         elif leaf < cluster.num_instances:
             deliver(state, policies, leaf)
-        else:
+        elif leaf < 2 * cluster.num_instances:
             cluster.passed = leaf - cluster.num_instances
             end_iteration(state, policies, leaf - cluster.num_instances)
+        else:
+            cluster.passed = cluster.num_instances
+            tier_event(state, policies)
+        if cluster.spilled > 0:
+            state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
         if cluster.fault != 0:
             return FAULT
     return PAUSED

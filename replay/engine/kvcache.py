@@ -1,97 +1,96 @@
-"""KV blocks of an instance: free, private, pinned or cached prefixes on the compressed trie.
+"""KV blocks of a holder: free, private, pinned or cached prefixes on the compressed trie.
 
-Nodes leave from the end, lowest score first. A node's score is at least that of every resident child (`floor`), so what
-is resident is always a set of whole prefixes. With the score of `lru` this is exactly least-recently-used on blocks.
+Nodes leave from the end, lowest score first (evicting.py). A node's score is at least that of every resident child
+(`floor`), so what is resident is always a set of whole prefixes. With the score of `lru` this is exactly
+least-recently-used on blocks. A holder is an instance's HBM (row i of `instances`) or a store (rows after them).
 """
 
+from replay.engine.evicting import ask_evict, column_of, evict, is_dead, link, note_change, unlink
+from replay.engine.fragments import append
 from replay.engine.jit import inlined, kernel
-from replay.engine.schema import BAD_EVICT, NONE
+from replay.engine.schema import NONE, TURNS
 
 
 @inlined
-def row_of(cache, node, i):
-    """Return the row of `slots` that node has on instance i, -1 if it is not resident."""
-    s = cache.slot_of[node, i]
+def row_of(cache, node, c):
+    """Return the row of `slots` that node has in column c, -1 if it is not resident."""
+    s = cache.slot_of[node, c]
     return s if s >= NONE else -2 - s
 
 
 @inlined
-def deepest_resident(cache, leaf, i):
-    """Return the deepest node on the path to `leaf` that is resident on instance i, wholly or in part; -1 if none."""
+def deepest_resident(cache, leaf, c):
+    """Return the deepest node on the path to `leaf` that is resident in column c, wholly or in part; -1 if none."""
     node = leaf
-    while node >= 0 and cache.slot_of[node, i] == NONE:
+    while node >= 0 and cache.slot_of[node, c] == NONE:
         node = cache.nodes[node].parent
     return node
 
 
 @inlined
-def resident_blocks(cache, node, i):
+def resident_blocks(cache, node, c):
     """Return the blocks from the root to the end of what is resident of `node` [cluster blocks]."""
     if node < 0:
         return 0
-    slot = cache.slots[i, row_of(cache, node, i)]
+    slot = cache.slots[row_of(cache, node, c)]
     return slot.start_blocks + slot.blocks
 
 
+@kernel
+def live_part(state, leaf, node, c):
+    """Return what a lookup sees of the resident path that ends in `node`: (deepest node, blocks). O(path).
+
+    source : own; the exact match is that of an embedding parameter server (whole key or nothing)
+    """
+    cache = state.cache
+    deepest = node
+    while node >= 0:
+        if is_dead(state, cache.slots[row_of(cache, node, c)]):
+            deepest = cache.nodes[node].parent
+        node = cache.nodes[node].parent
+    blocks = resident_blocks(cache, deepest, c)
+    if state.cluster[0].exact_match:
+        whole = deepest == leaf and deepest >= 0 and cache.slot_of[leaf, c] >= 0
+        if not whole or not cache.slots[cache.slot_of[leaf, c]].whole:
+            return NONE, 0
+    return deepest, blocks
+
+
 @inlined
-def usable_tokens(blocks, context_tokens, block_tokens):
+def visible(state, leaf, c):
+    """Return the deepest node on the path to `leaf` that a lookup finds in column c, -1 if none, and its end."""
+    node = deepest_resident(state.cache, leaf, c)
+    if state.cluster[0].plain_lookup or node < 0:
+        return node, resident_blocks(state.cache, node, c)
+    return live_part(state, leaf, node, c)
+
+
+@inlined
+def usable_tokens(state, blocks, context_tokens, block_tokens):
     """Return how many tokens of a context a resident prefix saves: the last token is always computed.
 
-    source : vLLM automatic prefix caching
+    source : vLLM automatic prefix caching; whole storage units only as in DeepSeek's context caching
     """
     most = (context_tokens - 1) // block_tokens * block_tokens
     hit = blocks * block_tokens
-    return hit if hit < most else most
+    hit = hit if hit < most else most
+    unit_tokens = state.cluster[0].unit_tokens
+    return hit if unit_tokens == 0 else hit - hit % unit_tokens
 
 
 @kernel
-def hit_tokens(cache, leaf, i, prompt_tokens, block_tokens):
+def hit_tokens(state, leaf, i, prompt_tokens, block_tokens):
     """Return the prompt tokens that instance i need not compute. O(nodes missing)."""
-    node = deepest_resident(cache, leaf, i)
-    return usable_tokens(resident_blocks(cache, node, i), prompt_tokens, block_tokens)
+    _, blocks = visible(state, leaf, i)
+    return usable_tokens(state, blocks, prompt_tokens, block_tokens)
 
 
 @inlined
-def unlink(slots, instance, i, s):
-    """Take slot s out of the eviction queue, modified in place."""
-    before = slots[i, s].previous
-    after = slots[i, s].next
-    if before < 0:
-        instance.lru_head = after
-    else:
-        slots[i, before].next = after
-    if after < 0:
-        instance.lru_tail = before
-    else:
-        slots[i, after].previous = before
-
-
-@inlined
-def link(slots, instance, i, s):
-    """Queue slot s for eviction by its score, after equal ones, modified in place. O(1) if scores rise with time."""
-    score = slots[i, s].score
-    before = instance.lru_tail
-    while before >= 0 and slots[i, before].score > score:
-        before = slots[i, before].previous
-    after = instance.lru_head if before < 0 else slots[i, before].next
-    slots[i, s].previous = before
-    slots[i, s].next = after
-    if before < 0:
-        instance.lru_head = s
-    else:
-        slots[i, before].next = s
-    if after < 0:
-        instance.lru_tail = s
-    else:
-        slots[i, after].previous = s
-
-
-@inlined
-def unpinned_blocks(cache, node, i):
+def unpinned_blocks(cache, node, c):
     """Return how many blocks on the resident path to `node` are cached, so that pinning it would take them away."""
     blocks = 0
     while node >= 0:
-        slot = cache.slots[i, row_of(cache, node, i)]
+        slot = cache.slots[row_of(cache, node, c)]
         if slot.pins > 0:
             return blocks  # every ancestor of a pinned node is pinned
         blocks += slot.blocks
@@ -99,85 +98,92 @@ def unpinned_blocks(cache, node, i):
     return blocks
 
 
+@inlined
+def pin(cache, view, instance, s):
+    """Hold slot s once more; its cached blocks become pinned. Modified in place."""
+    slot = cache.slots[s]
+    if slot.pins == 0:
+        unlink(cache, instance, s)
+        view.cached_blocks -= slot.blocks
+        instance.pinned_blocks += slot.blocks
+    slot.pins += 1
+
+
 @kernel
-def pin_path(cache, view, instance, i, node):
-    """Hold every node from `node` to the root on instance i; cached blocks become pinned. Modified in place."""
-    slots = cache.slots
+def pin_path(state, i, node):
+    """Hold every node from `node` to the root on holder i; cached blocks become pinned. Modified in place."""
+    cache = state.cache
+    c = column_of(state, i)
     while node >= 0:
-        s = row_of(cache, node, i)
-        slot = slots[i, s]
-        if slot.pins == 0:
-            unlink(slots, instance, i, s)
-            view.cached_blocks -= slot.blocks
-            instance.pinned_blocks += slot.blocks
-        slot.pins += 1
+        pin(cache, state.views[i], state.instances[i], row_of(cache, node, c))
         node = cache.nodes[node].parent
 
 
 @kernel
-def release_path(state, policies, i, node):
-    """Let go of every node from `node` to the root on instance i; what is not pinned becomes cached, in place."""
+def count_reuse(state, i, r):
+    """Note for the classes of requests that r uses its resident path on holder i again, and that it is its user now.
+
+    Every use of a node counts for the class of r; a use after another within the HBM counts as reuse of the class before.
+    """
+    cache = state.cache
+    request = state.requests[r]
+    group = (request.kind + 1) * TURNS + min(request.turn, TURNS - 1)
+    node = state.jobs[r].leaf
+    while node >= 0:
+        s = row_of(cache, node, i)
+        if s >= 0:
+            slot = cache.slots[s]
+            if slot.pins == 0 and slot.uses > 0:
+                before = cache.classes[slot.group]
+                before.reuses += 1
+                before.reuse_s += (state.cluster[0].now_ps - slot.last_used_ps) * 1e-12
+            slot.group = group
+            cache.classes[group].uses += 1
+        node = cache.nodes[node].parent
+
+
+@kernel
+def release_path(state, i, node):
+    """Let go of every node from `node` to the root on holder i; what is not pinned becomes cached, in place."""
     cache = state.cache
     slots = cache.slots
     view = state.views[i]
     instance = state.instances[i]
     now_ps = state.cluster[0].now_ps
+    c = column_of(state, i)
     floor = -1e308
     while node >= 0:
-        s = row_of(cache, node, i)
-        slot = slots[i, s]
+        s = row_of(cache, node, c)
+        slot = slots[s]
         slot.pins -= 1
         if floor > slot.floor:
             slot.floor = floor
         if slot.pins == 0:
             slot.last_used_ps = now_ps
             slot.uses += 1
-            score = policies.evict(slot, now_ps, state.tunables)
-            if score != score:
-                state.cluster[0].fault = BAD_EVICT
-                state.cluster[0].fault_at = node
-                score = 0.0
+            slot.uses_since += 1 if slot.uses > 1 else 0
+            slot.looked = 0
+            score = ask_evict(state, i, s, 0)
             if score < slot.floor:
                 score = slot.floor
             slot.score = score
-            link(slots, instance, i, s)
+            instance.queued += 1
+            slot.queued = instance.queued
+            link(cache, instance, s)
             view.cached_blocks += slot.blocks
             instance.pinned_blocks -= slot.blocks
             floor = score
         node = cache.nodes[node].parent
 
 
-@kernel
-def evict(cache, view, instance, i, blocks):
-    """Free `blocks` cached blocks of instance i, lowest score first, each node from its end. Modified in place.
-
-    The caller has checked that so many are cached.
-    """
-    slots = cache.slots
-    instance.evicted_blocks += blocks
-    view.cached_blocks -= blocks
-    view.free_blocks += blocks
-    while blocks > 0:
-        s = instance.lru_head
-        slot = slots[i, s]
-        if slot.blocks > blocks:
-            slot.blocks -= blocks
-            cache.slot_of[slot.node, i] = -2 - s
-            return
-        blocks -= slot.blocks
-        unlink(slots, instance, i, s)
-        cache.slot_of[slot.node, i] = NONE
-        slot.next = instance.slot_free
-        instance.slot_free = s
-
-
 @inlined
-def take_private(cache, view, instance, i, blocks):
+def take_private(state, i, blocks):
     """Turn `blocks` into private ones: free ones first, then evicted ones, in place; the caller checks the room."""
+    view = state.views[i]
     if blocks > view.free_blocks:
-        evict(cache, view, instance, i, blocks - view.free_blocks)
+        evict(state, i, blocks - view.free_blocks)
     view.free_blocks -= blocks
-    instance.private_blocks += blocks
+    state.instances[i].private_blocks += blocks
 
 
 @inlined
@@ -187,26 +193,45 @@ def free_private(view, instance, blocks):
     instance.private_blocks -= blocks
 
 
-@inlined
-def new_slot(cache, instance, i, node, now_ps):
-    """Give a node a row on instance i, held once and without blocks; returns the row, for the caller to note."""
+@kernel
+def new_slot(state, i, node):
+    """Give a node a row on holder i, held once and without blocks; returns the row, for the caller to note."""
+    instance = state.instances[i]
+    now_ps = state.cluster[0].now_ps
     s = instance.slot_free
     if s >= 0:
-        instance.slot_free = cache.slots[i, s].next
+        instance.slot_free = state.cache.slots[s].next
     else:
         s = instance.slots_used
         instance.slots_used += 1
-    slot = cache.slots[i, s]
+    slot = state.cache.slots[s]
     slot.first_used_ps = now_ps
     slot.last_used_ps = now_ps
     slot.score = 0.0
     slot.floor = -1e308
     slot.node = node
     slot.blocks = 0
-    slot.start_blocks = cache.nodes[node].start_blocks
+    slot.start_blocks = state.cache.nodes[node].start_blocks
     slot.uses = 0
+    slot.uses_since = 0
     slot.pins = 1
+    slot.place = NONE
+    slot.fragment = NONE
+    slot.whole = 0
+    slot.looked = 0
+    slot.group = 0
+    slot.spared = 0
+    if state.cluster[0].lookahead and i < state.cluster[0].num_instances:
+        slot.spared = 1 if state.hierarchy.needed[node, i] > 0 else 0
     return s
+
+
+@inlined
+def renew(state, kept):
+    """Let a dead slot live again from now on: its blocks were made or sent anew. Modified in place."""
+    if is_dead(state, kept):
+        kept.first_used_ps = state.cluster[0].now_ps
+        kept.last_used_ps = kept.first_used_ps
 
 
 @kernel
@@ -219,34 +244,51 @@ def publish(state, i, r):
     view = state.views[i]
     instance = state.instances[i]
     job = state.jobs[r]
-    now_ps = state.cluster[0].now_ps
     held = job.pinned
     node = job.leaf
     while node >= 0:
         s = row_of(cache, node, i)
         ours = node == held  # from here to the root r holds every node already
         if s < 0:
-            s = new_slot(cache, instance, i, node, now_ps)
+            s = new_slot(state, i, node)
         elif not ours:
-            if cache.slots[i, s].pins == 0:
-                unlink(cache.slots, instance, i, s)
-                view.cached_blocks -= cache.slots[i, s].blocks
-                instance.pinned_blocks += cache.slots[i, s].blocks
-            cache.slots[i, s].pins += 1
-        slot = cache.slots[i, s]
+            renew(state, cache.slots[s])
+            pin(cache, view, instance, s)
+        slot = cache.slots[s]
         missing = cache.nodes[node].blocks - slot.blocks
         already = slot.blocks - held_blocks(job, cache, node, ours)
         slot.blocks += missing
         cache.slot_of[node, i] = s
         instance.pinned_blocks += missing
         instance.private_blocks -= missing
+        instance.inserted_blocks += missing
+        if missing > 0 and state.cluster[0].lagged:
+            note_change(state, node, i, slot.blocks)
         free_private(view, instance, already)
         job.private_blocks -= missing + already
         if ours:
             break
         node = cache.nodes[node].parent
+    cache.slots[cache.slot_of[job.leaf, i]].whole = 1
+    if state.cluster[0].classes:
+        settle_group(state, i, r)
     job.pinned = job.leaf
     job.pinned_blocks = cache.nodes[job.leaf].start_blocks + cache.nodes[job.leaf].blocks
+
+
+@kernel
+def settle_group(state, i, r):
+    """Name request r as the last user of the nodes that it published on instance i, modified in place."""
+    cache = state.cache
+    request = state.requests[r]
+    group = (request.kind + 1) * TURNS + min(request.turn, TURNS - 1)
+    node = state.jobs[r].leaf
+    while node >= 0:
+        slot = cache.slots[cache.slot_of[node, i]]
+        slot.group = group
+        if slot.uses == 0:
+            cache.classes[group].uses += 1
+        node = cache.nodes[node].parent
 
 
 @inlined
@@ -258,37 +300,92 @@ def held_blocks(job, cache, node, ours):
 
 
 @kernel
-def insert(state, policies, i, leaf, target_blocks):
-    """Put the first `target_blocks` blocks of a path into the cache of instance i, while they fit, in place."""
+def insert(state, i, leaf, target_blocks, whole):
+    """Put the first `target_blocks` blocks of a path into the cache of holder i, while they fit, in place.
+
+    whole   : 1 if `leaf` ends a prompt that its source had as a whole
+    returns : the deepest node that it filled, -1 for none
+    """
     cache = state.cache
-    view = state.views[i]
+    c = column_of(state, i)
     instance = state.instances[i]
-    now_ps = state.cluster[0].now_ps
-    top = deepest_resident(cache, leaf, i)
-    have = resident_blocks(cache, top, i)
+    disk = disk_of(state, i)
+    top = deepest_resident(cache, leaf, c)
+    have = resident_blocks(cache, top, c)
+    if state.cluster[0].ttl_ps > 0:
+        renew_path(state, leaf, c, target_blocks)
     if have >= target_blocks:
         return
-    pin_path(cache, view, instance, i, top)
-    room = view.free_blocks + view.cached_blocks
-    extra = min(target_blocks - have, room)
+    pin_path(state, i, top)
+    extra = min(target_blocks - have, state.views[i].free_blocks + state.views[i].cached_blocks)
     end = have + extra
-    take_private(cache, view, instance, i, extra)
+    take_private(state, i, extra)
+    instance.private_blocks -= extra
+    instance.pinned_blocks += extra
+    instance.inserted_blocks += extra
     node = leaf
     while node >= 0 and cache.nodes[node].start_blocks >= end:
         node = cache.nodes[node].parent
     deepest = node
     while node >= 0 and extra > 0:
-        s = row_of(cache, node, i)
+        s = row_of(cache, node, c)
         if s < 0:
-            s = new_slot(cache, instance, i, node, now_ps)
-        slot = cache.slots[i, s]
-        whole = cache.nodes[node].start_blocks + cache.nodes[node].blocks
-        upto = whole if whole < end else end
+            s = new_slot(state, i, node)
+        slot = cache.slots[s]
+        upto = min(cache.nodes[node].start_blocks + cache.nodes[node].blocks, end)
         added = upto - slot.start_blocks - slot.blocks
         slot.blocks += added
-        cache.slot_of[node, i] = s if upto == whole else -2 - s
+        cache.slot_of[node, c] = s if slot.blocks == cache.nodes[node].blocks else -2 - s
         extra -= added
-        instance.pinned_blocks += added
-        instance.private_blocks -= added
+        if state.cluster[0].lagged and i < state.cluster[0].num_instances:
+            note_change(state, node, i, slot.blocks)
         node = cache.nodes[node].parent
-    release_path(state, policies, i, deepest if deepest >= 0 else top)
+    if whole and deepest == leaf and cache.slot_of[leaf, c] >= 0:
+        cache.slots[cache.slot_of[leaf, c]].whole = 1
+    if disk >= 0 and deepest >= 0:
+        append_path(state, i, disk, deepest, have)
+    release_path(state, i, deepest if deepest >= 0 else top)
+
+
+@inlined
+def disk_of(state, i):
+    """Return the disk that holder i is, -1 if it is none."""
+    if i < state.cluster[0].num_instances:
+        return NONE
+    return state.hierarchy.stores[i - state.cluster[0].num_instances].disk
+
+
+@kernel
+def append_path(state, i, disk, node, have):
+    """Put the blocks of a path after the first `have` into the memtable of a disk, root first. Modified in place.
+
+    node : the deepest one that was extended; all from there up to block `have` were
+    """
+    cache = state.cache
+    c = column_of(state, i)
+    nodes = cache.nodes
+    above = node
+    while True:
+        top = above  # the highest node not yet appended
+        n = node
+        while n >= 0 and nodes[n].start_blocks + cache.slots[row_of(cache, n, c)].blocks > have:
+            top = n
+            n = nodes[n].parent
+        s = row_of(cache, top, c)
+        slot = cache.slots[s]
+        first = max(have - slot.start_blocks, 0)
+        append(state.hierarchy, cache.slots, disk, s, first, slot.blocks - first)
+        have = slot.start_blocks + slot.blocks
+        if top == node:
+            return
+
+
+@kernel
+def renew_path(state, leaf, c, target_blocks):
+    """Let dead nodes among the first `target_blocks` blocks of a path live again, modified in place."""
+    cache = state.cache
+    node = deepest_resident(cache, leaf, c)
+    while node >= 0:
+        if cache.nodes[node].start_blocks < target_blocks:
+            renew(state, cache.slots[row_of(cache, node, c)])
+        node = cache.nodes[node].parent

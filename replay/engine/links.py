@@ -2,11 +2,10 @@
 
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
-    deepest_resident,
     hit_tokens,
     pin_path,
-    resident_blocks,
     usable_tokens,
+    visible,
 )
 from replay.engine.notes import fault, note
 from replay.engine.phases import cut, settle
@@ -56,16 +55,14 @@ def fetch(state, r, i, source):
     settle(state, i)
     cut(state, source)
     job = state.jobs[r]
-    cache = state.cache
     prompt = state.requests[r].prompt_tokens
     block_tokens = state.views[i].block_tokens
-    node = deepest_resident(cache, job.leaf, source)
-    blocks = resident_blocks(cache, node, source)
-    there = usable_tokens(blocks, prompt, block_tokens)
-    here = hit_tokens(cache, job.leaf, i, prompt, block_tokens)
+    node, blocks = visible(state, job.leaf, source)
+    there = usable_tokens(state, blocks, prompt, block_tokens)
+    here = hit_tokens(state, job.leaf, i, prompt, block_tokens)
     if there <= here:
         return False, 0
-    pin_path(cache, state.views[source], state.instances[source], source, node)
+    pin_path(state, source, node)
     job.pinned = node
     job.pinned_blocks = blocks
     job.source = source

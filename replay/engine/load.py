@@ -8,6 +8,7 @@ import numpy as np
 from replay.engine import schema
 from replay.engine.adapters import tunables
 from replay.engine.draws import request_keys
+from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
 from replay.engine.tree import empty_tree
 from replay.errors import TraceError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from traces import Trace
 
 LOG_CAPACITY = 1 << 16
+EVICT_READS = frozenset({"tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks", "next_use",
+                         "group_share", "group_reuse_s", "uses_since"})
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
 
@@ -37,11 +40,13 @@ def state_of(
     requests, jobs = _requests(trace, slo, options), _jobs(trace, options["trie"], cluster.prefix_cache)
     views, instances, cost = _instances(cluster)
     num_instances, num_prefill = len(views), int((views["role"] != schema.DECODE).sum())
+    views, instances = extend(cluster, views, instances)  # the rows after the instances are the stores
+    tiered = cluster.kv is not None
     first_decode = int((views["role"] == schema.PREFILL).sum())
     widest = max(instance.max_batch for instance in cluster.instances)
     num_tiers = max(1, len(slo.names))
     leaves = 1
-    while leaves < 2 * num_instances:
+    while leaves < 2 * num_instances + tiered:
         leaves *= 2
     state = State(
         cluster=_cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode)),
@@ -49,7 +54,7 @@ def state_of(
         jobs=jobs,
         views=views,
         prefill_views=views[:num_prefill],
-        decode_views=views[first_decode:],
+        decode_views=views[first_decode:num_instances],
         instances=instances,
         batch=np.zeros((num_instances, 4, widest), np.int64),
         growth=np.zeros((num_instances, cluster.block_tokens), np.int32),
@@ -60,9 +65,13 @@ def state_of(
         gap_first=_gap_first(jobs) if options["gaps"] else np.zeros(1, np.int64),
         tunables=tunables(dict(chosen)),
         log=np.zeros(LOG_CAPACITY if options["events"] else 1, schema.EVENT),
-        cache=_cache(options["trie"], cluster, views[:num_prefill]),
+        cache=_cache(options["trie"], cluster, instances, views, num_prefill, _foresight(trace, chosen, options)),
         cost=cost,
+        hierarchy=no_hierarchy(),
+        policies=None,
     )
+    if tiered:
+        state = state._replace(hierarchy=hierarchy_of(trace, cluster, state, options))
     return _records(state) if INTERPRETED else state
 
 
@@ -82,7 +91,7 @@ def _records(state: State) -> State:
     def view(array: Any) -> Any:
         if isinstance(array, tuple):
             return type(array)(*map(view, array))
-        return array.view(np.recarray) if array.dtype.names else array
+        return array.view(np.recarray) if array is not None and array.dtype.names else array
 
     return view(state)
 
@@ -94,9 +103,12 @@ def copy(state: State) -> State:
     changed = {name: getattr(state, name).copy() for name in
                ("cluster", "requests", "jobs", "instances", "batch", "growth", "tiers", "tree", "histogram", "log",
                 "tunables", "gaps")}
-    cache = Cache(state.cache.nodes, state.cache.slot_of.copy(), state.cache.slots.copy())
-    return state._replace(**changed, views=views, prefill_views=views[:num_prefill],
-                          decode_views=views[len(views) - num_decode:], cache=cache)
+    own = ("slot_of", "slots", "prefix", "queue", "next_use", "classes")
+    cache = state.cache._replace(**{name: getattr(state.cache, name).copy() for name in own})
+    hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
+    num_instances = int(state.cluster["num_instances"][0])
+    return state._replace(**changed, views=views, prefill_views=views[:num_prefill], hierarchy=hierarchy,
+                          decode_views=views[num_instances - num_decode : num_instances], cache=cache)
 
 
 def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
@@ -108,6 +120,11 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["layerwise"] = cluster.layerwise
+    row["plain_lookup"] = 1
+    row["common_store"] = NONE
+    if cluster.kv is not None:
+        for name, value in settings_of(cluster.kv, cluster.block_tokens).items():
+            row[name] = value
     _reads(row, chosen)
     return row
 
@@ -118,6 +135,16 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     row["reads_hits"] = "hit_tokens" in arrival
     row["reads_blocks"] = bool(arrival & {"free_blocks", "cached_blocks"})
     row["decode_reads_blocks"] = bool(chosen["decode"].policy.reads & {"free_blocks", "cached_blocks"})
+    evict, write = chosen["evict"].policy, chosen["write"].policy
+    row["evict_reads"] = bool(evict.reads & EVICT_READS)
+    row["second_look"] = "examined" in evict.reads
+    row["foresees"] = "next_use" in evict.reads
+    row["classes"] = bool(evict.reads & {"group_share", "group_reuse_s", "uses_since"})
+    stores = bool(row["tiered"][0])
+    # a write policy that does not look at `evicting` is not asked then
+    row["spills"] = stores and "evicting" in write.uses
+    row["tracked"] = stores
+    row["exact_evictions"] = row["spills"] | row["lagged"] | row["second_look"] | row["foresees"]
     batch = chosen["batch"].policy
     # now_ps is an argument, so it is a local name: a batch policy that uses it sees each iteration
     row["batch_reads_blocks"] = bool(batch.reads & BLOCK_COUNTS) or _uses_now(batch.function)
@@ -145,10 +172,31 @@ def _requests(trace: "Trace", slo: "Slo", options: Mapping[str, Any]) -> np.ndar
     rows["tier"] = slo.codes(trace)
     for name in ("tenant", "session", "kind"):
         rows[name] = trace.codes(name) if name in trace else NONE
+    rows["turn"] = _turns(trace)
     rows["predicted_tokens"] = NONE if options["predictions"] is None else options["predictions"]
     if "parent" in trace:
         rows["arrival_ps"][trace.column("parent") >= 0] = NONE
     return rows
+
+
+def _turns(trace: "Trace") -> np.ndarray:
+    """Return how many turns of its session came before each request: by `parent`, else by rows of the session."""
+    turns = np.zeros(len(trace), np.int32)
+    if "parent" in trace:
+        parent = np.asarray(trace.column("parent"), np.int64)
+        turns = (parent >= 0).astype(np.int32)
+        above = np.where((parent >= 0) & (parent < np.arange(len(parent))), parent, NONE)
+        while (above >= 0).any():  # one step a turn
+            above = np.where(above >= 0, parent[above], NONE)
+            turns += above >= 0
+        return turns
+    if "session" in trace:
+        codes = trace.codes("session")
+        order = np.argsort(codes, kind="stable")
+        first = np.flatnonzero(np.r_[True, codes[order][1:] != codes[order][:-1]])
+        counts = np.diff(np.r_[first, len(codes)])
+        turns[order] = np.arange(len(codes)) - np.repeat(first, counts)
+    return turns
 
 
 def _jobs(trace: "Trace", trie: Trie, caching: bool) -> np.ndarray:
@@ -191,6 +239,7 @@ def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:
     for name in ("queue", "slot_free", *lists):
         instances[name] = NONE
     instances["end_ps"] = NEVER_PS
+    instances["clock"] = -1e308
     rows: dict[Any, int] = {}
     profiles: list[Any] = []
     tables: list[np.ndarray] = []
@@ -230,15 +279,36 @@ def _view(view: np.ndarray, instance: Any) -> None:
     view["transfer_latency_s"] = instance.nic_latency_s
 
 
-def _cache(trie: Trie, cluster: "Cluster", caching: np.ndarray) -> Cache:
-    """Return empty caches; a trace block is a whole number of cluster blocks."""
+def _cache(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.ndarray, num_prefill: int,
+           foresight: tuple[np.ndarray, ...]) -> Cache:
+    """Return empty caches of all holders; a trace block is a whole number of cluster blocks."""
+    num_instances, one = len(cluster.instances), np.zeros(1, np.int64)
+    classes = np.zeros(schema.TURNS * foresight[3], schema.GROUP)
     if not cluster.prefix_cache or len(trie.parent) == 0:
-        return Cache(np.zeros(1, schema.NODE), np.full((1, 1), NONE, np.int32), np.zeros((1, 1), schema.SLOT))
+        return Cache(np.zeros(1, schema.NODE), np.full((1, 1), NONE, np.int32), np.zeros(1, schema.SLOT),
+                     np.zeros(1, schema.PREFIX), np.zeros(1, np.int32), one, one, one, classes)
     scale = trie.block_tokens // cluster.block_tokens
     nodes = np.zeros(len(trie.parent), schema.NODE)
     nodes["parent"] = trie.parent
     nodes["blocks"] = np.asarray(trie.blocks) * scale
     nodes["start_blocks"] = np.asarray(trie.start_blocks) * scale
-    capacity = min(len(nodes), int(caching["total_blocks"].max()))
-    slot_of = np.full((len(nodes), len(caching)), NONE, np.int32)
-    return Cache(nodes, slot_of, np.zeros((len(caching), capacity), schema.SLOT))
+    holders = np.r_[0:num_prefill, num_instances : len(views)]
+    capacity = np.minimum(len(nodes), views["total_blocks"][holders].astype(np.int64))
+    instances["slot_first"][holders] = instances["slots_used"][holders] = np.cumsum(capacity) - capacity
+    slot_of = np.full((len(nodes), len(holders)), NONE, np.int32)
+    total = int(capacity.sum())
+    next_use = foresight[2] if len(foresight[2]) == len(nodes) else np.zeros(1, np.int64)
+    return Cache(nodes, slot_of, np.zeros(total, schema.SLOT), np.zeros(1, schema.PREFIX), np.zeros(total, np.int32), next_use,
+                 foresight[0], foresight[1], classes)
+
+
+def _foresight(trace: "Trace", chosen: Mapping[str, Chosen], options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what only an oracle may know: next_row, path_first and next_use of `Cache`; and the number of kinds."""
+    kinds = 1 + (int(trace.codes("kind").max(initial=-1)) + 1 if "kind" in trace else 0)
+    one = np.zeros(1, np.int64)
+    trie = options["trie"]
+    if "next_use" not in chosen["evict"].policy.reads or len(trie.parent) == 0:
+        return one, one, one, kinds
+    from traces.trie import next_uses
+
+    return (*next_uses(trie), kinds)

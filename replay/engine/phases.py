@@ -163,7 +163,7 @@ def settle_iterations(state, i, count):
         if following > 0:
             blocks = growth_need(state, i, 1, following)
             if blocks > 0:
-                take_private(state.cache, view, instance, i, blocks)
+                take_private(state, i, blocks)
         instance.iteration += count
         residue = instance.residue + count
         block_tokens = state.growth.shape[1]

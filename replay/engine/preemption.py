@@ -3,9 +3,11 @@
 import math
 
 from replay.engine.jit import kernel
+from replay.engine.evicting import link, unlink
 from replay.engine.kvcache import (
     free_private,
     release_path,
+    row_of,
 )
 from replay.engine.notes import fault, note
 from replay.engine.phases import change_count, growth_now, leave_decode
@@ -39,6 +41,33 @@ def push_waiting(state, policies, i, r):
     state.jobs[r].stage = WAITING
     state.jobs[r].instance = i
     state.instances[i].queue = push(state.jobs, state.instances[i].queue, r)
+    if state.cluster[0].lookahead and state.jobs[r].prefill_left > 0:
+        spare(state, i, r, 1)
+
+
+@kernel
+def spare(state, i, r, step):
+    """Count request r among those that wait on instance i for the nodes of its prompt, or no more, in place.
+
+    step   : 1 or -1; a node that somebody waits for leaves the cache after all others
+    source : after CachedAttention's look-ahead eviction (Gao et al., ATC 2024)
+    """
+    if i >= state.cluster[0].num_prefill or not state.cluster[0].cache:
+        return
+    cache = state.cache
+    node = state.jobs[r].leaf
+    while node >= 0:
+        count = state.hierarchy.needed[node, i] + step
+        state.hierarchy.needed[node, i] = count
+        s = row_of(cache, node, i)
+        if s >= 0 and (count == 1 and step > 0 or count == 0):
+            slot = cache.slots[s]
+            if slot.pins == 0:
+                unlink(cache, state.instances[i], s)
+            slot.spared = 1 if count > 0 else 0
+            if slot.pins == 0:
+                link(cache, state.instances[i], s)
+        node = cache.nodes[node].parent
 
 
 @kernel
@@ -65,7 +94,7 @@ def release_blocks(state, policies, i, r):
     free_private(state.views[i], state.instances[i], job.private_blocks)
     job.private_blocks = 0
     if job.pinned >= 0:
-        release_path(state, policies, i, job.pinned)
+        release_path(state, i, job.pinned)
     job.pinned = NONE
     job.pinned_blocks = 0
 

@@ -6,9 +6,11 @@ from replay.engine.kvcache import (
     hit_tokens,
     insert,
     release_path,
+    row_of,
     resident_blocks,
     usable_tokens,
 )
+from replay.engine.evicting import ask_evict, first_queued, link, unlink
 from replay.engine.links import change_link, fetch, send, transfer_ps
 from replay.engine.notes import fault, note
 from replay.engine.phases import blocks_for, change_count, cut, settle
@@ -18,11 +20,18 @@ from replay.engine.schema import (
     BAD_DECODE,
     BAD_ROUTE,
     BAD_SOURCE,
+    COLLECT_ALL,
+    CONSIDER,
     DECODE,
+    DEPART,
+    ENQUEUE,
     FAILED,
+    FETCHING,
     GONE,
     HANDOFF,
     HELD,
+    LAND,
+    LOAD_OVER,
     LOG_ARRIVE,
     LOG_DELIVER,
     LOG_ENQUEUE,
@@ -32,9 +41,22 @@ from replay.engine.schema import (
     LOG_REJECT,
     NEVER_PS,
     NONE,
+    OP_BELIEVE,
+    OP_COLLECT,
+    OP_CUT,
+    OP_EVENT,
+    OP_LAND,
+    OP_LEAVE,
+    OP_LOOK_UP,
+    OP_NEXT,
+    OP_PLAN,
+    OP_ROUTED,
+    OP_SAMPLE,
     PREFILL,
     REJECTED,
+    SAMPLE_ALL,
 )
+from replay.engine.state import address_of
 from replay.engine.tree import set_event
 
 HOLD = -1
@@ -78,6 +100,9 @@ def observe(state, r):
             settle(state, i)
     if not cluster.reads_hits:
         return
+    if not cluster.plain_lookup or cluster.lagged or cluster.routed:
+        observe_each(state, r)
+        return
     cache = state.cache
     slot_of = cache.slot_of
     views = state.prefill_views
@@ -95,14 +120,30 @@ def observe(state, r):
                 unknown -= 1
                 if eviction_may_reach(state, i, node):
                     settle(state, i)
-                    views[i].hit_tokens = hit_tokens(cache, node, i, prompt, views[i].block_tokens)
+                    views[i].hit_tokens = hit_tokens(state, node, i, prompt, views[i].block_tokens)
                 elif s >= 0:
-                    views[i].hit_tokens = usable_tokens(end, prompt, views[i].block_tokens)
+                    views[i].hit_tokens = usable_tokens(state, end, prompt, views[i].block_tokens)
                 else:
-                    views[i].hit_tokens = usable_tokens(resident_blocks(cache, node, i), prompt, views[i].block_tokens)
+                    blocks = resident_blocks(cache, node, i)
+                    views[i].hit_tokens = usable_tokens(state, blocks, prompt, views[i].block_tokens)
         node = cache.nodes[node].parent
     for i in range(count):
         views[i].hit_tokens = max(views[i].hit_tokens, 0)
+
+
+@kernel
+def observe_each(state, r):
+    """Fill in what is believed cached of request r on every instance, one by one, in place."""
+    cluster = state.cluster[0]
+    views = state.prefill_views
+    leaf = state.jobs[r].leaf if cluster.cache else NONE
+    if (cluster.lagged or cluster.routed) and leaf >= 0:
+        state.policies.tiers(address_of(state), OP_BELIEVE, r, 0)
+        return
+    for i in range(cluster.num_prefill):
+        settle(state, i)
+        prompt = state.requests[r].prompt_tokens
+        views[i].hit_tokens = hit_tokens(state, leaf, i, prompt, views[i].block_tokens) if leaf >= 0 else 0
 
 
 @inlined
@@ -115,9 +156,10 @@ def eviction_may_reach(state, i, node):
     if instance.left <= 1 or not instance.may_evict:
         return False
     elapsed_ps = state.cluster[0].now_ps - instance.start_ps
-    if elapsed_ps < instance.base_ps or instance.lru_head < 0:
+    first = first_queued(state.cache, instance)
+    if elapsed_ps < instance.base_ps or first < 0:
         return False
-    head = state.cache.slots[i, instance.lru_head]
+    head = state.cache.slots[first]
     if head.node == node:
         return True
     # at most elapsed / base iterations began, and each request takes a block every block_tokens of them, or one sooner;
@@ -145,13 +187,26 @@ def try_route(state, policies, r):
 
 @inlined
 def arrive(state, policies, r):
-    """Handle the arrival of request r at now: admission, then routing or the cluster queue. Modified in place."""
+    """Handle the arrival of request r at now. Modified in place."""
     cluster = state.cluster[0]
     request = state.requests[r]
     state.jobs[r].think_ps = 0
     request.sequence = cluster.arrived
     cluster.arrived += 1
     note(state, LOG_ARRIVE, r, NONE, 0)
+    if cluster.foresees:
+        foresee(state, r)
+    if cluster.num_shards > 0:
+        state.policies.tiers(address_of(state), OP_LOOK_UP, r, 0)
+        return
+    consider(state, policies, r)
+
+
+@kernel
+def consider(state, policies, r):
+    """Handle request r once its prefix is looked up: admission, then routing or the cluster queue. Modified in place."""
+    cluster = state.cluster[0]
+    request = state.requests[r]
     if cluster.reads_hits or cluster.reads_blocks:
         observe(state, r)
     if not policies.admit(request, state.prefill_views, cluster.now_ps, state.tunables):
@@ -213,13 +268,115 @@ def dispatch(state, policies, r, i, source):
             saved = held
     job.charged_tokens = request.prompt_tokens - saved
     view.queued_tokens += job.charged_tokens
+    if state.cluster[0].tiered:
+        fetched = dispatch_load(state, r, i, fetched)
     if not fetched:
         enqueue(state, policies, i, r)
 
 
+@inlined
+def dispatch_load(state, r, i, fetched):
+    """Plan what request r loads from stores to instance i; returns whether it waits outside the queue for KV, in place.
+
+    fetched : whether it fetches a prefix from another instance; then it loads nothing
+    """
+    cluster = state.cluster[0]
+    load = state.hierarchy.loads[r]
+    load.dispatched_ps = cluster.now_ps
+    if cluster.routed:
+        state.policies.tiers(address_of(state), OP_ROUTED, r, i)
+    if fetched or state.jobs[r].leaf < 0:
+        load.state = LOAD_OVER
+        return fetched
+    if not cluster.prefetch:
+        return False
+    settle(state, i)
+    state.jobs[r].instance = i
+    if state.policies.tiers(address_of(state), OP_PLAN, r, i) == 0:
+        return False
+    state.jobs[r].stage = FETCHING
+    return True
+
+
+@kernel
+def land(state, policies, r):
+    """Handle the end of the load of request r: KV enters the HBM of its instance, the next load starts. In place."""
+    i = state.jobs[r].instance
+    load = state.hierarchy.loads[r]
+    settle(state, i)
+    if state.policies.tiers(address_of(state), OP_LAND, r, i):
+        state.instances[i].may_evict = 1
+        if state.cluster[0].exact_evictions:
+            cut(state, i)
+    if load.waits:
+        stop_waiting(state, policies, r)
+    released = state.policies.tiers(address_of(state), OP_NEXT, 0, i)
+    while released >= 0:
+        stop_waiting(state, policies, released)
+        released = state.policies.tiers(address_of(state), OP_NEXT, 0, i)
+
+
+@inlined
+def stop_waiting(state, policies, r):
+    """Put request r, which waited for a load, into the queue of its instance, modified in place."""
+    i = state.jobs[r].instance
+    load = state.hierarchy.loads[r]
+    instance = state.instances[i]
+    load.waits = 0
+    if instance.queue < 0:
+        load.exposed_ps += state.cluster[0].now_ps - max(load.dispatched_ps, instance.empty_since_ps)
+    enqueue(state, policies, i, r)
+
+
+@inlined
+def tier_event(state, policies):
+    """Handle the next event of the hierarchy, and what it asks the instances to do. Modified in place."""
+    answer = state.policies.tiers(address_of(state), OP_EVENT, 0, 0)
+    action = answer & 7
+    what = answer >> 3
+    if action == CONSIDER:
+        consider(state, policies, what)
+    elif action == LAND:
+        land(state, policies, what)
+    elif action == ENQUEUE:
+        stop_waiting(state, policies, what)
+    elif action == DEPART:
+        r = state.policies.tiers(address_of(state), OP_CUT, what, 0)
+        while r >= 0:
+            land(state, policies, r)
+            r = state.policies.tiers(address_of(state), OP_CUT, what, 0)
+        state.policies.tiers(address_of(state), OP_LEAVE, what, 0)
+    elif action == COLLECT_ALL or action == SAMPLE_ALL:
+        for i in range(state.cluster[0].num_prefill):
+            settle(state, i)
+        state.policies.tiers(address_of(state), OP_COLLECT if action == COLLECT_ALL else OP_SAMPLE, 0, 0)
+
+
+@kernel
+def foresee(state, r):
+    """Tell the oracle when the nodes of arriving request r are used next, and queue them by that, modified in place."""
+    cluster = state.cluster[0]
+    cache = state.cache
+    row = cache.path_first[r]
+    node = state.jobs[r].leaf
+    while node >= 0:
+        cache.next_use[node] = cache.next_row[row]
+        row += 1
+        for i in range(cluster.num_prefill + cluster.num_stores):
+            h = i if i < cluster.num_prefill else i - cluster.num_prefill + cluster.num_instances
+            s = row_of(cache, node, i)
+            if s >= 0 and cache.slots[s].pins == 0:
+                unlink(cache, state.instances[h], s)
+                cache.slots[s].floor = -1e308
+                cache.slots[s].score = ask_evict(state, h, s, 0)
+                link(cache, state.instances[h], s)
+        node = cache.nodes[node].parent
+
 @kernel
 def enqueue(state, policies, i, r):
     """Put request r into the queue of instance i, which sees it now if idle, else after its iteration, in place."""
+    if state.cluster[0].lookahead:
+        settle(state, i)
     push_waiting(state, policies, i, r)
     note(state, LOG_ENQUEUE, r, i, 0)
     instance = state.instances[i]
@@ -304,12 +461,15 @@ def deliver(state, policies, i):
         target = job.instance
         note(state, LOG_DELIVER, r, target, 0)
         blocks = job.pinned_blocks
-        release_path(state, policies, i, job.pinned)
+        whole = job.pinned == job.leaf and state.cache.slots[row_of(state.cache, job.leaf, i)].whole
+        release_path(state, i, job.pinned)
         job.pinned = NONE
         job.pinned_blocks = 0
         if state.views[target].role != DECODE:
             settle(state, target)
-            insert(state, policies, target, job.leaf, blocks)
+            insert(state, target, job.leaf, blocks, whole)
             state.instances[target].may_evict = 1
+            if state.cluster[0].exact_evictions:
+                cut(state, target)
     enqueue(state, policies, target, r)
     wake(state, policies, i)

@@ -1,7 +1,7 @@
 """Row types of the kernel's state: the one place where a field, its type and its unit are said.
 
 Times are int64 picoseconds (`_ps`), -1 where an event has not happened. Indices are -1 for none.
-A policy receives REQUEST, VIEW and SLOT rows only; what it must not know (the true output length) is in JOB.
+A policy receives REQUEST, VIEW, PREFIX and OFFER rows only; what it must not know (the true output length) is in JOB.
 """
 
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE = range(8)
 
 # return codes of `advance` and fault codes (CLUSTER.fault)
 DONE, PAUSED, FAULT = 0, 1, 2
-OK, BAD_ADMIT, BAD_ROUTE, BAD_SOURCE, BAD_DECODE, BAD_ORDER, BAD_BATCH, BAD_EVICT, TIME_RANGE, BROKEN_LAW = range(10)
+OK, BAD_ADMIT, BAD_ROUTE, BAD_SOURCE, BAD_DECODE, BAD_ORDER, BAD_BATCH, BAD_EVICT, TIME_RANGE, BROKEN_LAW, BAD_FETCH = range(11)
 
 # rows of `State.tunables`, one per policy slot
-ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT = range(6)
+ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT, FETCH, WRITE_SLOT = range(8)
 
 # event log kinds
 KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "handoff", "deliver", "finish", "fail",
@@ -50,6 +50,7 @@ REQUEST = np.dtype([
     ("tenant", "i4"),
     ("session", "i4"),
     ("kind", "i4"),
+    ("turn", "i4"),              # turns before it in its session, 0 for the first or where sessions are not known
 ], align=True)
 
 # what only the engine knows of a request, and what it records
@@ -116,6 +117,13 @@ INSTANCE = np.dtype([
     ("prefill_head", "i4"), ("prefill_tail", "i4"),
     ("link_head", "i4"), ("link_tail", "i4"),
     ("lru_head", "i4"), ("lru_tail", "i4"), ("slot_free", "i4"), ("slots_used", "i4"),
+    ("slot_first", "i4"), ("heap_count", "i4"),  # first row of its slots; slots in its eviction heap
+    ("queued", "i8"), ("clock", "f8"), ("inserted_blocks", "i8"),
+    ("tier", "i4"),                # 0 HBM; the rows after the instances are stores: DRAM 1, disk 2
+    ("private_dram", "i4"), ("local_disk", "i4"),  # stores of its own, -1 for none
+    ("loads", "i4"), ("pending_head", "i4"), ("pending_tail", "i4"),  # loads under way to it, and those that wait
+    ("stall_request", "i4"), ("stall_ps", "i8"),  # longest load that the iteration about to begin waits for
+    ("empty_since_ps", "i8"),      # when its queue last became empty
     ("profile", "i4"),
     ("private_blocks", "i8"), ("pinned_blocks", "i8"),
     ("tokens_out", "i8"),
@@ -132,7 +140,7 @@ SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 # compressed trie of the trace, in KV blocks of the cluster
 NODE = np.dtype([("parent", "i4"), ("blocks", "i4"), ("start_blocks", "i4")])
 
-# a trie node resident on one holder (an instance's HBM or a store); what an evict policy may know of it
+# a trie node resident on one holder (an instance's HBM or a store)
 SLOT = np.dtype([
     ("last_used_ps", "i8"), ("first_used_ps", "i8"), ("score", "f8"), ("floor", "f8"),
     ("node", "i4"), ("blocks", "i4"), ("start_blocks", "i4"), ("uses", "i4"), ("pins", "i4"),
@@ -140,8 +148,32 @@ SLOT = np.dtype([
     ("place", "i4"),               # where it stands in the holder's heap of queued slots, -1 if in the list or not queued
     ("queued", "i8"),              # when it joined the eviction queue, as a running number of the holder
     ("fragment", "i4"),            # of a disk: its newest fragment, -1 for none
+    ("uses_since", "i4"),          # uses since it came or was last examined, its first one not counted
+    ("group", "i4"),               # class of its last user, see GROUP
     ("whole", "i1"),               # it ends a prompt that was published here as a whole
+    ("looked", "i1"),              # examined since its last use
+    ("spared", "i1"),              # a waiting request needs it: it leaves after all others
 ], align=True)
+
+# what an evict or write policy may know of it
+PREFIX = np.dtype([
+    ("last_used_ps", "i8"), ("first_used_ps", "i8"),
+    ("node", "i4"), ("blocks", "i4"), ("start_blocks", "i4"),  # of the trie; of these in KV blocks here; blocks before it
+    ("uses", "i4"),                # requests that held it and let it go, since it came
+    ("score", "f8"),               # as last given
+    ("tier", "i4"),                # 0 HBM, 1 DRAM, 2 disk
+    ("examined", "i4"),            # 1 if asked because the node is up for eviction: a higher score queues it anew
+    ("uses_since", "i4"),          # uses since it came or was last examined, its first one not counted
+    ("clock", "f8"),               # score of the node last evicted from this holder, -1e308 before the first
+    ("total_blocks", "i8"), ("inserted_blocks", "i8"), ("evicted_blocks", "i8"),  # of the holder: size, ever put in, out
+    ("next_use", "i8"),            # for oracle_* only: next row of the trace that uses the node, -1 if none
+    ("group_share", "f8"),         # estimated share of its class's uses that are followed by another
+    ("group_reuse_s", "f8"),       # estimated mean time to that
+], align=True)
+
+# how often nodes of a class (kind and turn of the request that used them last) are used again
+GROUP = np.dtype([("uses", "i8"), ("reuses", "i8"), ("reuse_s", "f8")], align=True)
+TURNS = 8  # classes tell turns 0 to 6 and later ones apart
 
 # how a disk keeps blocks: fragments of nodes in sorted runs (the segments of a log-structured merge tree)
 FRAGMENT = np.dtype([
@@ -191,7 +223,80 @@ CLUSTER = np.dtype([
     ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"),
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
     ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
+    ("plain_lookup", "i1"),                 # no lifetime, no exact match
+    ("exact_match", "i1"), ("refresh", "i1"),
+    ("exact_evictions", "i1"),              # somebody sees when blocks leave an HBM: no leap may evict
+    ("tracked", "i1"), ("spills", "i1"), ("lagged", "i1"), ("routed", "i1"),
+    ("evict_reads", "i1"), ("second_look", "i1"), ("foresees", "i1"), ("classes", "i1"),  # what the evict policy reads
+    ("tiered", "i1"), ("prefetch", "i1"), ("overlap", "i1"), ("promote", "i1"), ("lookahead", "i1"),
+    ("num_stores", "i4"), ("num_shared", "i4"), ("num_shards", "i4"), ("common_store", "i4"),
+    ("in_flight", "i4"), ("writes", "i4"), ("replicate_after", "i4"), ("unit_tokens", "i4"), ("unit_blocks", "i4"),
+    ("bound", "f8"),
+    ("ttl_ps", "i8"), ("gc_ps", "i8"), ("lag_ps", "i8"), ("lookup_ps", "i8"), ("node_ps", "i8"), ("gc_node_ps", "i8"),
+    ("timers", "i8"), ("timer_sequence", "i8"), ("spilled", "i8"), ("spills_lost", "i8"),
+    ("changes_begin", "i8"), ("changes_end", "i8"), ("gc_nodes", "i8"),
+    ("sample_ps", "i8"), ("samples", "i8"),
 ], align=True)
+
+# a store below the HBM: DRAM of a pool node, or a disk
+STORE = np.dtype([
+    ("read_block_fs", "i8"), ("write_block_fs", "i8"), ("latency_ps", "i8"),
+    ("read_free_ps", "i8"), ("write_free_ps", "i8"), ("read_busy_ps", "i8"), ("write_busy_ps", "i8"),
+    ("read_blocks", "i8"), ("written_blocks", "i8"),      # sent for loads; sent for writes
+    ("cut_blocks", "i8"), ("void_blocks", "i8"), ("dropped_blocks", "i8"),  # not read to the end; written in vain; not written
+    ("spilled_blocks", "i8"), ("drained_blocks", "i8"), ("lost_blocks", "i8"), ("expired_blocks", "i8"),
+    ("reads", "i8"), ("written", "i8"), ("dropped", "i8"),
+    ("deadline_ps", "i8"),
+    ("tier", "i4"), ("node", "i4"), ("server", "i4"), ("below", "i4"), ("above", "i4"),
+    ("disk", "i4"), ("epoch", "i4"), ("under_way", "i4"),
+    ("cursor", "i4"), ("moving", "i4"), ("moving_end", "i4"), ("moving_to", "i4"), ("moving_epoch", "i4"),
+    ("present", "i1"), ("leaving", "i1"),
+], align=True)
+
+# what a request loads from stores: its parts are rows 4 r to 4 r + 3 of `parts`
+NOT_PLANNED, PENDING_LOAD, LOADING, LOAD_OVER = range(4)
+MOST_PARTS = 4
+LOAD = np.dtype([
+    ("dispatched_ps", "i8"), ("issued_ps", "i8"), ("end_ps", "i8"),
+    ("lookup_ps", "i8"), ("load_ps", "i8"), ("exposed_ps", "i8"),
+    ("base_blocks", "i4"), ("upto_blocks", "i4"), ("counted_blocks", "i4"),  # in HBM; in all; taken as hit while loading
+    ("landed_blocks", "i4"),       # -1 until it landed or was counted
+    ("dram_tokens", "i4"), ("disk_tokens", "i4"),
+    ("next", "i4"),                # pending list of the instance
+    ("state", "i1"), ("count", "i1"), ("waits", "i1"), ("cut", "i1"), ("tier", "i1"),
+], align=True)
+PART = np.dtype([
+    ("start_ps", "i8"), ("end_ps", "i8"), ("card_ps", "i8"),
+    ("store", "i4"), ("card", "i4"), ("from_blocks", "i4"), ("upto_blocks", "i4"), ("pin", "i4"), ("epoch", "i4"),
+], align=True)
+# what a fetch policy may know of a load
+OFFER = np.dtype([
+    ("hbm_tokens", "i8"), ("dram_tokens", "i8"), ("disk_tokens", "i8"),  # usable with what HBM, DRAM, disks hold as well
+    ("dram_s", "f8"), ("disk_s", "f8"),                    # until these are loaded, queues included
+    ("dram_compute_s", "f8"), ("disk_compute_s", "f8"),    # to compute them instead
+], align=True)
+WRITE = np.dtype([
+    ("node", "i4"), ("upto_blocks", "i4"), ("base_blocks", "i4"), ("pin", "i4"), ("epoch", "i4"),
+    ("used", "i1"), ("whole", "i1"),
+], align=True)
+SPILL = np.dtype([("holder", "i4"), ("node", "i4"), ("end_blocks", "i4"), ("whole", "i4")], align=True)
+CHANGE = np.dtype([("time_ps", "i8"), ("node", "i4"), ("instance", "i4"), ("blocks", "i4")], align=True)
+TIMER = np.dtype([("time_ps", "i8"), ("sequence", "i8"), ("kind", "i4"), ("what", "i4")], align=True)
+LOOKED_UP, LOADED, TIMEOUT, WRITTEN, DRAINED, DEADLINE, CLOCK, COLLECT, SAMPLE = range(9)
+CLOCK_ENTRY = np.dtype([("what", "i4"), ("store", "i4"), ("deadline_ps", "i8")], align=True)
+LEAVE, DRAIN, JOIN = range(3)
+# consistent hashing: ring 0 has the index shards as owners, ring 1 the shared DRAM nodes
+SHARDS, NODES = 0, 1
+RING = np.dtype([("first_point", "i4"), ("points", "i4"), ("first_owner", "i4"), ("owners", "i4")], align=True)
+POINT = np.dtype([("point", "u8"), ("owner", "i4")], align=True)
+OWNER = np.dtype([("free_ps", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"), ("lookups", "i8"), ("held", "i4"),
+                  ("takes", "i1")], align=True)
+KEY = np.dtype([("hash", "u8"), ("key", "i4"), ("shard", "i4"), ("home", "i4"), ("reads", "i4")], align=True)
+
+# what the hierarchy is asked to do (replay/engine/tiers.py), and what it asks the event loop to do
+(OP_LOOK_UP, OP_BELIEVE, OP_PLAN, OP_CONCLUDE, OP_PUBLISHED, OP_SPILL, OP_EVENT, OP_LAND, OP_NEXT, OP_CUT, OP_LEAVE,
+ OP_COLLECT, OP_ROUTED, OP_SAMPLE) = range(14)
+NOTHING, CONSIDER, LAND, ENQUEUE, DEPART, COLLECT_ALL, SAMPLE_ALL = range(7)
 
 EVENT = np.dtype([("time_ps", "i8"), ("request", "i4"), ("instance", "i4"), ("value", "i8"), ("kind", "i1")])
 
@@ -204,7 +309,7 @@ BINS = 64 * BINS_PER_OCTAVE
 
 
 class Policies(NamedTuple):
-    """Compiled policies, one a slot."""
+    """Compiled policies, one a slot, and `tiers`, the part of the engine that moves KV between tiers."""
 
     admit: Any
     route: Any
@@ -212,20 +317,45 @@ class Policies(NamedTuple):
     order: Any
     batch: Any
     evict: Any
+    fetch: Any
+    write: Any
+    tiers: Any
 
 
 class Cache(NamedTuple):
     """Prefix caches of all instances on the compressed trie."""
 
     nodes: np.ndarray  # NODE (num_nodes,)                read only
-    # int32 (num_nodes, num_caching)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
+    # int32 (num_nodes, num_holders)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
     slot_of: np.ndarray
-    slots: np.ndarray  # SLOT (num_caching, capacity)
+    slots: np.ndarray  # SLOT (capacity of all holders,)
+    prefix: np.ndarray  # PREFIX (1,): what a policy is shown
+    queue: np.ndarray  # int32, as long as `slots`: eviction heap of each holder, beside its slots
+    next_use: np.ndarray  # int64 (num_nodes,): for oracles
+    next_row: np.ndarray  # int64 (all path nodes,): for oracles, what next_use becomes when a request arrives
+    path_first: np.ndarray  # int64 (num_requests,): where its nodes begin in next_row, leaf first
+    classes: np.ndarray  # GROUP (kinds * TURNS,)
 
 
 class Hierarchy(NamedTuple):
     """Stores below the HBM and what moves between them; one row each, unused, without `Cluster.kv`."""
 
+    stores: np.ndarray  # STORE (num_stores,)
+    loads: np.ndarray  # LOAD (num_requests,)
+    parts: np.ndarray  # PART (num_requests * MOST_PARTS,)
+    offer: np.ndarray  # OFFER (1,)
+    writes: np.ndarray  # WRITE (num_stores * writes,)
+    timer_heap: np.ndarray  # TIMER (capacity,)
+    clock: np.ndarray  # CLOCK_ENTRY (changes,)
+    spills: np.ndarray  # SPILL (capacity,)
+    changes: np.ndarray  # CHANGE (capacity,): a ring
+    known: np.ndarray  # int64 (num_nodes, num_caching): what belief says
+    needed: np.ndarray  # int32 (num_nodes, num_caching): waiting requests that need a node
+    rings: np.ndarray  # RING (2,)
+    points: np.ndarray  # POINT (all points,)
+    owners: np.ndarray  # OWNER (shards + nodes,)
+    keys: np.ndarray  # KEY (num_nodes,)
+    occupancy: np.ndarray  # int64 (samples, 1 + holders): time, then resident blocks of each column
     fragments: np.ndarray  # FRAGMENT (capacity,)
     runs: np.ndarray  # RUN (capacity,)
     media: np.ndarray  # MEDIUM (disks * media,)
@@ -258,7 +388,9 @@ class State(NamedTuple):
     histogram: np.ndarray  # int64 (num_tiers, BINS): gaps between tokens
     gaps: np.ndarray  # int64 (all output tokens,): every gap of every request, where asked for; else one element
     gap_first: np.ndarray  # int64 (num_requests,): where the gaps of a request begin
-    tunables: np.ndarray  # float64 (6, MAX_TUNABLES), read only
+    tunables: np.ndarray  # float64 (slots, MAX_TUNABLES), read only
     log: np.ndarray  # EVENT (capacity,)
     cache: Cache
     cost: Cost
+    hierarchy: Hierarchy
+    policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

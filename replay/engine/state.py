@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types as t
 from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr, models, register_model
+from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
 from replay.engine import schema
 from replay.engine.adapters import FUNCTION_TYPES
@@ -29,14 +29,25 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "tree": (np.dtype("i8"), 1),
     "histogram": (np.dtype("i8"), 2), "gaps": (np.dtype("i8"), 1),
     "gap_first": (np.dtype("i8"), 1), "tunables": (np.dtype("f8"), 2), "log": (schema.EVENT, 1),
-    "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 2),
+    "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 1), "prefix": (schema.PREFIX, 1),
+    "queue": (np.dtype("i4"), 1),
+    "next_use": (np.dtype("i8"), 1), "next_row": (np.dtype("i8"), 1), "path_first": (np.dtype("i8"), 1),
+    "classes": (schema.GROUP, 1),
     "profiles": (schema.PROFILE, 1), "segments": (schema.SEGMENT, 1),
+    "stores": (schema.STORE, 1), "loads": (schema.LOAD, 1), "parts": (schema.PART, 1), "offer": (schema.OFFER, 1),
+    "writes": (schema.WRITE, 1), "timer_heap": (schema.TIMER, 1),
+    "clock": (schema.CLOCK_ENTRY, 1), "spills": (schema.SPILL, 1), "changes": (schema.CHANGE, 1),
+    "known": (np.dtype("i8"), 2), "needed": (np.dtype("i4"), 2), "rings": (schema.RING, 1), "points": (schema.POINT, 1),
+    "owners": (schema.OWNER, 1), "keys": (schema.KEY, 1), "occupancy": (np.dtype("i8"), 2),
+    "fragments": (schema.FRAGMENT, 1), "runs": (schema.RUN, 1), "media": (schema.MEDIUM, 1), "disks": (schema.DISK, 1),
+    "sorting": (np.dtype("i4"), 1), "free": (np.dtype("i8"), 1),
 }
+GROUPS = ("cache", "cost", "hierarchy")  # in compiled code these are the state itself
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
-    flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict()}
+    flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict()}
     return [flat[name] for name in ARRAYS]
 
 
@@ -90,8 +101,8 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 
 @intrinsic
-def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict):
-    """Keep six first-class functions behind the table and return them as one pointer."""
+def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, tiers):
+    """Keep first-class functions behind the table and return them as one pointer."""
 
     def build(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -101,7 +112,50 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
             builder.store(function, builder.bitcast(place, function.type.as_pointer()))
         return builder.bitcast(base, cgutils.voidptr_t)
 
-    return POLICIES(table_type, admit, route, decode, order, batch, evict), build
+    return POLICIES(table_type, admit, route, decode, order, batch, evict, fetch, write, tiers), build
+
+
+@lower_getattr(StateType, "policies")
+def get_policies(context, builder, state_type, state):
+    """Find the policies behind the state's table."""
+    words = builder.bitcast(state, ir.IntType(64).as_pointer())
+    return builder.bitcast(builder.gep(words, [ir.IntType(64)(len(ARRAYS) * WORDS)]), cgutils.voidptr_t)
+
+
+def address_of(state):
+    """Return a state as a number that `state_from` turns back, to cross a first-class function."""
+    return state  # interpreted: the state itself
+
+
+def state_from(address):
+    """Return the state behind a number from `address_of`."""
+    return address
+
+
+@intrinsic
+def _to_number(typingctx, state_type):
+    def build(context, builder, signature, arguments):
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return t.int64(state_type), build
+
+
+@intrinsic
+def _from_number(typingctx, address_type):
+    def build(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return STATE(address_type), build
+
+
+@overload(address_of, inline="always")
+def _address_of(state):
+    return lambda state: _to_number(state)
+
+
+@overload(state_from, inline="always")
+def _state_from(address):
+    return lambda address: _from_number(address)
 
 
 def _lower_policy(name: str, place: int) -> None:
@@ -159,7 +213,7 @@ def _lower(name: str, place: int, array_type: t.Array) -> None:
 TYPES = {name: t.Array(numba.from_dtype(dtype), dimensions, "C") for name, (dtype, dimensions) in ARRAYS.items()}
 for _place, (_name, _type) in enumerate(TYPES.items()):
     _lower(_name, _place, _type)
-for _group in ("cache", "cost"):  # in compiled code the groups are the state itself
+for _group in GROUPS:
     lower_getattr(StateType, _group)(lambda context, builder, state_type, state: state)
 
 
@@ -171,4 +225,4 @@ class StateAttributes(AttributeTemplate):
 
     def generic_resolve(self, state, name):
         """Return the type of one attribute."""
-        return STATE if name in ("cache", "cost") else TYPES.get(name)
+        return STATE if name in GROUPS else POLICIES if name == "policies" else TYPES.get(name)

@@ -9,8 +9,7 @@ from replay.engine.jit import inlined, kernel
 from replay.engine.schema import NEVER_PS
 
 
-@kernel
-def set_event(tree, leaf, time_ps):
+def plain_set_event(tree, leaf, time_ps):
     """Set the time of one leaf, modified in place. O(log leaves)."""
     half = len(tree) // 2
     node = half // 2 + leaf
@@ -24,6 +23,9 @@ def set_event(tree, leaf, time_ps):
         node >>= 1
         tree[node] = time_ps
         tree[half + node] = leaf
+
+
+set_event = kernel(plain_set_event)
 
 
 @inlined

@@ -1,0 +1,1 @@
+"""Fetch policies: from which tiers a request loads its prefix, and how long it may wait for that."""

@@ -1,0 +1,114 @@
+"""Pool nodes and disks that come and go: joining, draining, leaving at once, and what is lost."""
+
+from replay.engine.disk import put
+from replay.engine.jit import kernel
+from replay.engine.kvcache import deepest_resident, resident_blocks, row_of
+from replay.engine.lifetime import drop_all
+from replay.engine.placement import assign
+from replay.engine.schema import DEADLINE, DEPART, DRAIN, DRAINED, JOIN, NODES, NONE, NOTHING
+from replay.engine.timers import push_timer
+
+
+@kernel
+def take_no_more(state, s):
+    """Let a shared node hold no keys any more, modified in place."""
+    if s < state.cluster[0].num_shared:
+        owner = state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s]
+        owner.takes = 0
+        owner.held = 0
+
+
+@kernel
+def change_store(state, k):
+    """Carry out entry k of the schedule, modified in place; returns what the event loop has to do, and for which store."""
+    entry = state.hierarchy.clock[k]
+    s = entry.store
+    store = state.hierarchy.stores[s]
+    if entry.what == JOIN:
+        if not store.present:
+            store.present = 1
+            store.leaving = 0
+            if s < state.cluster[0].num_shared:
+                state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s].takes = 1
+        return NOTHING
+    if not store.present:
+        return NOTHING
+    if entry.what != DRAIN:
+        return DEPART
+    if store.leaving:
+        return NOTHING
+    store.leaving = 1
+    store.cursor = 0
+    store.moving = NONE
+    store.deadline_ps = entry.deadline_ps
+    take_no_more(state, s)
+    push_timer(state, entry.deadline_ps, DEADLINE, s * 65536 + store.epoch % 65536)
+    return drain_next(state, s)
+
+
+@kernel
+def drain_next(state, s):
+    """Start to move the next node off store s, in place; returns DEPART when none is left, else NOTHING. O(trie nodes)."""
+    cluster = state.cluster[0]
+    hierarchy = state.hierarchy
+    cache = state.cache
+    store = hierarchy.stores[s]
+    c = cluster.num_prefill + s
+    while store.cursor < len(cache.nodes):
+        node = store.cursor
+        store.cursor += 1
+        row = row_of(cache, node, c)
+        if row < 0:
+            continue
+        slot = cache.slots[row]
+        end = slot.start_blocks + slot.blocks
+        to = assign(state, NODES, hierarchy.keys[hierarchy.keys[node].key].key) if cluster.num_shared > 0 else NONE
+        if to < 0:
+            continue
+        there = raw_blocks(state, node, cluster.num_prefill + to)
+        if there >= end or there < slot.start_blocks:
+            continue
+        target = hierarchy.stores[to]
+        slower_fs = max(store.read_block_fs, target.write_block_fs)
+        begin_ps = max(cluster.now_ps, store.read_free_ps, target.write_free_ps)
+        end_ps = begin_ps + slower_fs * (end - there) // 1000
+        store.read_free_ps = end_ps
+        target.write_free_ps = end_ps
+        store.moving = node
+        store.moving_end = end if slot.whole == 0 else -end
+        store.moving_to = to
+        store.moving_epoch = target.epoch
+        store.drained_blocks += end - there
+        push_timer(state, end_ps, DRAINED, s * 65536 + store.epoch % 65536)
+        return NOTHING
+    return DEPART
+
+
+@kernel
+def raw_blocks(state, node, c):
+    """Return the blocks resident in column c on the path to a node, dead ones too."""
+    return resident_blocks(state.cache, deepest_resident(state.cache, node, c), c)
+
+
+@kernel
+def drained(state, s):
+    """Let the node that moved off store s enter its new home, and move the next, in place; as `drain_next`."""
+    store = state.hierarchy.stores[s]
+    target = state.hierarchy.stores[store.moving_to]
+    node = store.moving
+    there = raw_blocks(state, node, state.cluster[0].num_prefill + store.moving_to)
+    gone = not target.present or target.leaving or target.epoch != store.moving_epoch
+    if not gone and there >= state.cache.nodes[node].start_blocks:
+        put(state, store.moving_to, node, abs(store.moving_end), 1 if store.moving_end < 0 else 0)
+    return drain_next(state, s)
+
+
+@kernel
+def leave(state, s):
+    """Take store s away with all it holds, modified in place. O(trie nodes)."""
+    store = state.hierarchy.stores[s]
+    take_no_more(state, s)
+    drop_all(state, state.cluster[0].num_instances + s)
+    store.epoch += 1
+    store.present = 0
+    store.leaving = 0

@@ -1,0 +1,318 @@
+"""Which cached blocks leave a holder first: its eviction queue, and taking blocks from it.
+
+A holder is an instance's HBM or a store below it (HIERARCHY.md). Unpinned slots queue by (spared, score, place in the queue). Scores that rise
+with time, as those of `lru`, only ever join at the end of a list, in O(1); the others wait in a binary heap beside it.
+"""
+
+from replay.engine.fragments import trim
+from replay.engine.jit import inlined, kernel
+from replay.engine.schema import BAD_EVICT, NONE
+
+
+@inlined
+def column_of(state, i):
+    """Return the column of `slot_of` that holder i has: instances come first, then stores; decode instances have none."""
+    cluster = state.cluster[0]
+    return i if i < cluster.num_instances else i - cluster.num_instances + cluster.num_prefill
+
+
+@inlined
+def goes_before(slots, a, b):
+    """Whether slot a leaves before slot b."""
+    x = slots[a]
+    y = slots[b]
+    if x.spared != y.spared:
+        return x.spared < y.spared
+    if x.score != y.score:
+        return x.score < y.score
+    return x.queued < y.queued
+
+
+@kernel
+def rise(cache, first, place):
+    """Move the slot at a place of the heap that starts at `first` up to where it belongs, modified in place."""
+    heap = cache.queue
+    slots = cache.slots
+    s = heap[first + place]
+    while place > 0:
+        above = (place - 1) >> 1
+        other = heap[first + above]
+        if not goes_before(slots, s, other):
+            break
+        heap[first + place] = other
+        slots[other].place = place
+        place = above
+    heap[first + place] = s
+    slots[s].place = place
+    return place
+
+
+@kernel
+def sink(cache, first, place, count):
+    """Move the slot at a place of the heap of `count` slots down to where it belongs, modified in place."""
+    heap = cache.queue
+    slots = cache.slots
+    s = heap[first + place]
+    while 2 * place + 1 < count:
+        below = 2 * place + 1
+        if below + 1 < count and goes_before(slots, heap[first + below + 1], heap[first + below]):
+            below += 1
+        other = heap[first + below]
+        if not goes_before(slots, other, s):
+            break
+        heap[first + place] = other
+        slots[other].place = place
+        place = below
+    heap[first + place] = s
+    slots[s].place = place
+
+
+@inlined
+def unlink(cache, instance, s):
+    """Take slot s out of the eviction queue, modified in place."""
+    slots = cache.slots
+    place = slots[s].place
+    if place >= 0:
+        leave_heap(cache, instance, place)
+        slots[s].place = NONE
+        return
+    before = slots[s].previous
+    after = slots[s].next
+    if before < 0:
+        instance.lru_head = after
+    else:
+        slots[before].next = after
+    if after < 0:
+        instance.lru_tail = before
+    else:
+        slots[after].previous = before
+
+
+@kernel
+def leave_heap(cache, instance, place):
+    """Take the slot at a place out of the heap of queued slots, modified in place."""
+    first = instance.slot_first
+    last = instance.heap_count - 1
+    instance.heap_count = last
+    if place != last:
+        cache.queue[first + place] = cache.queue[first + last]
+        sink(cache, first, rise(cache, first, place), last)
+
+
+@kernel
+def join_heap(cache, instance, s):
+    """Put slot s into the heap of queued slots, modified in place."""
+    first = instance.slot_first
+    count = instance.heap_count
+    instance.heap_count = count + 1
+    cache.queue[first + count] = s
+    rise(cache, first, count)
+
+
+@inlined
+def link(cache, instance, s):
+    """Queue slot s by its score and `queued`, modified in place. O(1) if it goes last."""
+    slots = cache.slots
+    tail = instance.lru_tail
+    if slots[s].spared or (tail >= 0 and goes_before(slots, s, tail)):
+        join_heap(cache, instance, s)
+        return
+    slots[s].place = NONE
+    slots[s].previous = tail
+    slots[s].next = NONE
+    instance.lru_tail = s
+    if tail < 0:
+        instance.lru_head = s
+    else:
+        slots[tail].next = s
+
+
+@inlined
+def first_queued(cache, instance):
+    """Return the slot that leaves first, -1 if none is queued."""
+    head = instance.lru_head
+    if instance.heap_count == 0:
+        return head
+    top = cache.queue[instance.slot_first]
+    if head < 0 or goes_before(cache.slots, top, head):
+        return top
+    return head
+
+
+@inlined
+def show(state, s):
+    """Fill in what a policy may always know of slot s, modified in place; returns the row."""
+    slot = state.cache.slots[s]
+    prefix = state.cache.prefix[0]
+    prefix.last_used_ps = slot.last_used_ps
+    prefix.first_used_ps = slot.first_used_ps
+    prefix.node = slot.node
+    prefix.blocks = slot.blocks
+    prefix.start_blocks = slot.start_blocks
+    prefix.uses = slot.uses
+    prefix.score = slot.score
+    return prefix
+
+
+@kernel
+def show_more(state, i, s, examined):
+    """Fill in what few policies read of slot s of holder i, modified in place."""
+    cluster = state.cluster[0]
+    prefix = state.cache.prefix[0]
+    instance = state.instances[i]
+    slot = state.cache.slots[s]
+    prefix.tier = instance.tier
+    prefix.examined = examined
+    prefix.uses_since = slot.uses_since
+    prefix.clock = instance.clock
+    prefix.total_blocks = state.views[i].total_blocks
+    prefix.inserted_blocks = instance.inserted_blocks
+    prefix.evicted_blocks = instance.evicted_blocks
+    prefix.next_use = state.cache.next_use[slot.node] if cluster.foresees else NONE
+    if cluster.classes:
+        group = state.cache.classes[slot.group]
+        prefix.group_share = (group.reuses + 1.0) / (group.uses + 2.0)
+        prefix.group_reuse_s = (group.reuse_s + 60.0) / (group.reuses + 1.0)
+
+
+@inlined
+def ask_evict(state, i, s, examined):
+    """Return the score that the evict policy gives slot s of holder i. faults: BAD_EVICT for NaN."""
+    cluster = state.cluster[0]
+    prefix = show(state, s)
+    if cluster.evict_reads:
+        show_more(state, i, s, examined)
+    score = state.policies.evict(prefix, cluster.now_ps, state.tunables)
+    if score != score:
+        if cluster.fault == 0:
+            cluster.fault = BAD_EVICT
+            cluster.fault_at = prefix.node
+        score = 0.0
+    return score
+
+
+@kernel
+def ask_write(state, i, s, evicting):
+    """Return whether the write policy wants slot s of instance i in the stores below."""
+    prefix = show(state, s)
+    show_more(state, i, s, 0)
+    return state.policies.write(prefix, evicting, state.cluster[0].now_ps, state.tunables)
+
+
+@kernel
+def stays(state, i, s):
+    """Ask once more about slot s, which is up for eviction; returns whether it was queued anew, modified in place."""
+    instance = state.instances[i]
+    slot = state.cache.slots[s]
+    if slot.looked:
+        return False
+    score = ask_evict(state, i, s, 1)
+    slot.looked = 1
+    slot.uses_since = 0
+    if not score > slot.score:
+        return False
+    unlink(state.cache, instance, s)
+    slot.score = score
+    instance.queued += 1
+    slot.queued = instance.queued
+    link(state.cache, instance, s)
+    return True
+
+
+@inlined
+def is_dead(state, kept):
+    """Whether a slot outlived its time: lookups pass it by, garbage collection takes it."""
+    cluster = state.cluster[0]
+    if cluster.ttl_ps == 0 or kept.pins > 0:
+        return False
+    stamp_ps = kept.last_used_ps if cluster.refresh else kept.first_used_ps
+    return cluster.now_ps - stamp_ps >= cluster.ttl_ps
+
+
+@kernel
+def note_loss(state, i, s, blocks):
+    """Tell who must know that the last `blocks` blocks of slot s leave holder i: the tier below, belief, the disk."""
+    cluster = state.cluster[0]
+    slot = state.cache.slots[s]
+    if i >= cluster.num_instances:
+        store = state.hierarchy.stores[i - cluster.num_instances]
+        if store.disk >= 0:
+            trim(state.hierarchy, state.cache.slots, s, store.disk, blocks)
+        elif store.below >= 0 and not is_dead(state, slot):
+            spill(state, i, s)
+        return
+    if cluster.lagged:
+        note_change(state, slot.node, i, slot.blocks - blocks)
+    if cluster.spills and ask_write(state, i, s, 1):
+        spill(state, i, s)
+
+
+@inlined
+def spill(state, i, s):
+    """Put the path to the end of slot s on the list of what the tier below may take, modified in place."""
+    cluster = state.cluster[0]
+    if cluster.spilled >= len(state.hierarchy.spills):
+        cluster.spills_lost += 1
+        return
+    row = state.hierarchy.spills[cluster.spilled]
+    slot = state.cache.slots[s]
+    row.holder = i
+    row.node = slot.node
+    row.end_blocks = slot.start_blocks + slot.blocks
+    row.whole = slot.whole
+    cluster.spilled += 1
+
+
+@inlined
+def note_change(state, node, i, blocks):
+    """Write down for the lagging belief that instance i now holds so many blocks of a node, modified in place."""
+    cluster = state.cluster[0]
+    row = state.hierarchy.changes[cluster.changes_end % len(state.hierarchy.changes)]
+    row.time_ps = cluster.now_ps
+    row.node = node
+    row.instance = i
+    row.blocks = blocks
+    cluster.changes_end += 1
+
+
+@kernel
+def evict(state, i, blocks):
+    """Free `blocks` cached blocks of holder i, lowest score first, each node from its end. Modified in place.
+
+    The caller has checked that so many are cached.
+    """
+    cluster = state.cluster[0]
+    cache = state.cache
+    slots = cache.slots
+    instance = state.instances[i]
+    view = state.views[i]
+    c = column_of(state, i)
+    view.cached_blocks -= blocks
+    view.free_blocks += blocks
+    while blocks > 0:
+        s = first_queued(cache, instance)
+        if cluster.second_look and stays(state, i, s):
+            continue
+        slot = slots[s]
+        taken = min(blocks, slot.blocks)
+        if cluster.tracked:
+            note_loss(state, i, s, taken)
+        instance.clock = slot.score
+        instance.evicted_blocks += taken
+        blocks -= taken
+        if slot.blocks > taken:
+            slot.blocks -= taken
+            slot.whole = 0
+            cache.slot_of[slot.node, c] = -2 - s
+            return
+        unlink(cache, instance, s)
+        free_slot(cache, instance, c, s)
+
+
+@inlined
+def free_slot(cache, instance, c, s):
+    """Give back the row of slot s, which is not queued, modified in place."""
+    slot = cache.slots[s]
+    cache.slot_of[slot.node, c] = NONE
+    slot.next = instance.slot_free
+    instance.slot_free = s
