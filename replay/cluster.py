@@ -9,6 +9,7 @@ from replay.hardware import Profile, build, refuse_overflow
 from replay.hardware.conf import load, node
 from replay.hardware.fields import count, keys, number
 from replay.hardware.profile import USUAL_LONGEST_TOKENS
+from replay.kv import Kv
 
 ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
@@ -48,6 +49,7 @@ class Cluster:
     layers: int
     prefix_cache: bool
     gpus: int
+    kv: Kv | None = None
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
