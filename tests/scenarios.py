@@ -3,7 +3,7 @@
 Everything is drawn from a `random.Random`. Hypothesis supplies one that it can shrink, a fuzz loop a seeded one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from random import Random
 from typing import Any
@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from replay.cluster import Cluster, Instance
 from replay.hardware.profile import Profile
+from replay.kv import Kv
 from replay.policy import Choice, Chosen, Span, choose, load_all, registry
+from tests.hierarchies import random_kv as kv_for
+from tests.hierarchies import random_movement
 from tests.small import PS, small_cluster, small_instance, small_profile
 from traces.schema import Trace, build
 
@@ -58,6 +61,60 @@ def scenario(random: Random, most_requests: int = 60) -> Scenario:
     trace = random_trace(random, random.randint(1, most_requests), block_tokens * random.choice([1, 1, 2, 3]))
     cluster = random_cluster(random, trace, block_tokens)
     return Scenario(trace, cluster, random_policies(random), random.randint(0, 1000))
+
+
+def scenario_of(seed: int, most_requests: int = 60) -> Scenario:
+    """Draw the scenario of a seed; every second one gets a hierarchy, from draws of its own."""
+    case = scenario(Random(seed), most_requests)
+    return hierarchical(case, Random(f"hierarchy {seed}")) if seed % 2 else case
+
+
+def hierarchical(case: Scenario, random: Random) -> Scenario:
+    """Return a scenario with a hierarchy below its instances, and policies for what moves.
+
+    Most often its prompts come from a few families and its instances are short of blocks, so that there is much to move.
+    """
+    cluster, trace = case.cluster, case.trace
+    if random.random() < 0.8:
+        trace = family_trace(random, len(trace), cluster.block_tokens * random.choice([1, 1, 2, 3]))
+        longest = -(-int((trace.column("prompt_tokens") + trace.column("output_tokens")).max()) // cluster.block_tokens)
+        roomy = random.choice([0, 0, 1, 2, longest])
+        instances = tuple(
+            replace(instance, kv_blocks=longest + roomy if random.random() < 0.9 else instance.kv_blocks)
+            for instance in cluster.instances
+        )
+        cluster = replace(cluster, instances=instances, prefix_cache=random.random() < 0.97)
+    cluster = replace(cluster, kv=random_kv(random, cluster, trace))
+    return replace(case, trace=trace, cluster=cluster, policies=case.policies | random_movement(random))
+
+
+def family_trace(random: Random, requests: int, trace_block_tokens: int) -> Trace:
+    """Draw requests whose prompts are cuts of a few long ones, with an answer's blocks behind, spread over time."""
+    gaps = random.choice([(0, 900), (0, 0, 9000), (3000,), (100, 20_000), (20_000,), (60_000,)])
+    families = [[100 * family + place for place in range(random.randint(1, 6))] for family in range(random.choice([3, 6, 12]))]
+    arrival_ps, next_id = 0, 10_000
+    columns: dict[str, list[Any]] = {name: [] for name in ("arrival_s", "prompt_tokens", "output_tokens")}
+    columns |= {"prefix_blocks": [], "tier": []}
+    for _ in range(requests):
+        family = random.choice(families)
+        chain = family[: random.choice([len(family), len(family), random.randint(0, len(family))])]
+        if random.random() < 0.3:
+            chain = [*chain, *range(next_id, next_id + random.randint(1, 3))]
+            next_id += 10
+        if random.random() < 0.2:
+            families[families.index(family)] = chain or family
+        columns["arrival_s"].append(arrival_ps * PS)
+        columns["prompt_tokens"].append(max(1, len(chain) * trace_block_tokens + random.choice([0, 0, 1, 3])))
+        columns["output_tokens"].append(random.choice([1, 1, 2, 5]))
+        columns["prefix_blocks"].append(chain)
+        columns["tier"].append(random.choice(TIERS))
+        arrival_ps += random.choice(gaps)
+    return build("families", columns, trace_block_tokens)
+
+
+def random_kv(random: Random, cluster: Cluster, trace: Trace) -> Kv:
+    """Draw a hierarchy on the scale of a trace."""
+    return kv_for(random, cluster, round(float(trace.column("arrival_s").max()) / PS))
 
 
 def random_trace(random: Random, requests: int, trace_block_tokens: int) -> Trace:
@@ -178,6 +235,8 @@ def random_policies(random: Random) -> dict[str, Chosen]:
     load_all()
     chosen = {}
     for slot, group in registry().items():
+        if slot in ("fetch", "write"):
+            continue  # `hierarchical` draws them
         # Most scenarios take every request, or there would be little to see; the twin knows nothing of oracles.
         names = sorted(name for name in group if not name.startswith("oracle_"))
         name = "always" if slot == "admit" and random.random() < 0.6 else random.choice(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.twin.movement import admitted
 from tests.twin.plain import Request, Server
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def admit_waiting(twin: Twin, server: Server, tokens: int, whole: bool, pressed:
         if not head.handed_off:
             if left <= 0:
                 break
+            if twin.hierarchy is not None:
+                twin.hierarchy.conclude(server, head)
             length = head.context - admission_hit(head, server)
             if whole and given and length > left:
                 break
@@ -95,26 +98,29 @@ def chunk_of(wanted: int, left: int, given: int, whole: bool) -> int:
 
 def admission_hit(request: Request, server: Server) -> int:
     """Return the tokens that a waiting request need not compute if admitted now."""
-    blocks = sum(len(resident.blocks) for resident in server.blocks.path(request.chain))
-    return min(blocks * server.block_tokens, (request.context - 1) // server.block_tokens * server.block_tokens)
+    blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks)
+    return server.usable(blocks, request.context)
 
 
 def admit(twin: Twin, server: Server, request: Request) -> None:
     """Move a waiting request into the batch with its blocks."""
     server.queue.remove(request)
+    if not server.queue:
+        server.empty_since_ps = twin.now
     needed, _ = server.needs(request)
     hit = 0
     if request.handed_off:
         server.decoding.append(request)
     else:
         hit = admission_hit(request, server)
-        path = server.blocks.path(request.chain)
+        path = server.blocks.visible(request.chain)
         server.blocks.pin(path)
         request.held_runs = len(path)
         request.blocks_reused = sum(len(resident.blocks) for resident in path)
         request.prefilled = hit
         request.prefill_left = request.context - hit
         server.prefilling.append(request)
+        admitted(server, request, hit, request.scheduled_ps < 0)
     server.blocks.take(needed)
     request.private_blocks = needed
     server.waiting -= 1
@@ -134,15 +140,29 @@ def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
         server.end_ps = None
         return
     server.decodes_run = list(server.decoding) if decode or tokens == 0 else []
-    for request in server.decodes_run:
-        if (request.context - 1) % server.block_tokens == 0:
-            server.blocks.take(1)
-            request.private_blocks += 1
+    growing = [request for request in server.decodes_run if (request.context - 1) % server.block_tokens == 0]
+    server.blocks.take(len(growing))
+    for request in growing:
+        request.private_blocks += 1
     quadratic = sum(end * end - start * start for start, end in chunks)
     context = sum(request.context for request in server.decodes_run)
     cost_ps = server.cost_ps(tokens, len(server.decodes_run), context, quadratic)
+    if server.stalls:
+        cost_ps = stalled_ps(twin, server, cost_ps)
     assert cost_ps >= 1, "an iteration must last"
     server.end_ps = twin.now + cost_ps
+
+
+def stalled_ps(twin: Twin, server: Server, cost_ps: int) -> int:
+    """Return the time of an iteration that waits for loads; the longest of them is exposed to its request."""
+    assert twin.hierarchy is not None
+    stalls, server.stalls = server.stalls, []
+    stall_ps, request = max(stalls, key=lambda stall: stall[0])  # the first of the longest
+    longer_ps = cost_ps + stall_ps
+    if twin.hierarchy.kv.overlap:
+        longer_ps = max(cost_ps, stall_ps + cost_ps // twin.hierarchy.layers)
+    request.exposed_ps += longer_ps - cost_ps
+    return longer_ps
 
 
 def end_iteration_tokens(twin: Twin, server: Server) -> bool:
@@ -190,7 +210,9 @@ def publish(twin: Twin, server: Server, request: Request) -> None:
         return
     prompt_blocks = sum(len(run.blocks) for run in request.chain)
     copied = prompt_blocks - request.blocks_reused
-    moved = server.blocks.publish(request.chain, request.held_runs, twin.now)
+    moved = server.blocks.publish(request.chain, request.held_runs)
     request.held_runs = len(request.chain)
     request.private_blocks -= copied
     server.blocks.give_back(copied - moved)
+    if twin.hierarchy is not None:
+        twin.hierarchy.published(request, server)

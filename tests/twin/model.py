@@ -1,19 +1,24 @@
 """The twin's events: arrivals, deliveries and ends of iterations, taken one by one as MODEL.md orders them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from replay.cluster import Cluster
 from replay.policy import HOLD, Chosen
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
+from tests.twin.chains import end_of
+from tests.twin.hierarchy import Hierarchy
 from tests.twin.plain import Request, Server, ceil_div
+from tests.twin.prefixes import Clock, Rules
 from tests.twin.reading import plain, requests_of
 from traces.schema import Trace
 
-ARRIVAL, DELIVERY, ITERATION = range(3)
+ARRIVAL, DELIVERY, ITERATION, HIERARCHY = range(4)
 FIELDS = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "status", "prefill_instance",
     "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
 )  # fmt: skip
+HIERARCHY_FIELDS = ("lookup_ps", "load_ps", "exposed_ps", "hbm_tokens", "dram_tokens", "disk_tokens")
 
 
 def run(
@@ -23,18 +28,30 @@ def run(
     seed: int = 0,
     tiers: Sequence[str] = (),
     predictions: Sequence[int] | None = None,
-) -> dict[str, list]:
+) -> dict[str, Any]:
     """Replay a trace naively.
 
-    policies    : slot -> Chosen, all six slots
+    policies    : slot -> Chosen, all six slots of instances; `fetch` and `write` load and write everything if absent
     tiers       : tier labels by urgency; empty gives every request tier 0
     predictions : predicted output tokens by row
-    returns     : the fields of requests.parquet in ps, lists in trace order; `gaps` by tier, sorted; `events`
+    returns     : the fields of requests.parquet and HIERARCHY_FIELDS in ps, lists in trace order; `gaps` by tier,
+                  sorted; `events`; `stores`: name -> list in the order of the stores, empty without `Cluster.kv`
     """
     twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predictions), policies, max(1, len(tiers)))
     while twin.step():
         twin.check()
+    twin.check_end()
     return twin.results()
+
+
+def load_all_at_once(*_: Any) -> tuple[int, float]:
+    """Fetch policy of a scenario that has none: load whatever there is, wait for nothing."""
+    return 2, 0.0
+
+
+def write_all(*_: Any) -> bool:
+    """Write policy of a scenario that has none."""
+    return True
 
 
 class Twin:
@@ -43,53 +60,82 @@ class Twin:
     def __init__(
         self, cluster: Cluster, requests: list[Request], policies: Mapping[str, Chosen], num_tiers: int
     ) -> None:
-        self.policies = {slot: plain(chosen) for slot, chosen in policies.items()}
+        defaults = {"fetch": load_all_at_once, "write": write_all}
+        self.policies = defaults | {slot: plain(chosen) for slot, chosen in policies.items()}
+        self.clock = Clock()
         self.reads_hits = any("hit_tokens" in policies[slot].policy.reads for slot in ("route", "admit"))
         self.requests = requests
+        kv = cluster.kv
+        second_look = "examined" in policies["evict"].policy.reads
+        beyond = {"ttl_ps": kv.ttl_ps, "refresh": kv.refresh, "exact": kv.index.exact} if kv else {}
+        rules = Rules(self.policies["evict"], second_look, **beyond)
+        unit_tokens = kv.unit_tokens if kv else 0
+        self.block_tokens = cluster.block_tokens
         self.servers = [
-            Server(index, instance, self.policies["evict"], cluster.prefix_cache)
+            Server(index, instance, rules, self.clock, cluster.prefix_cache, unit_tokens)
             for index, instance in enumerate(cluster.instances)
         ]
         self.prefillers = [server for server in self.servers if server.role != "decode"]
         self.decoders = [server for server in self.servers if server.role != "prefill"]
         self.layers = cluster.layers if cluster.layerwise else None
-        self.now = 0
         self.arrivals = [(request.arrival_ps, request.row) for request in requests if request.parent < 0]
         self.arrived = 0
         self.held: list[Request] = []
         self.gaps: list[list[int]] = [[] for _ in range(num_tiers)]
         self.events = 0
+        self.hierarchy = Hierarchy(kv, rules, self, cluster.layers) if kv else None
 
-    def step(self) -> bool:
-        """Handle the next event; False when there is none."""
+    @property
+    def now(self) -> int:
+        """The time of the event in hand."""
+        return self.clock.now
+
+    def pending_events(self) -> list[tuple[int, int, int]]:
+        """List (time, class, index) of what is to happen."""
         events = [(time, ARRIVAL, row) for time, row in self.arrivals]
         for server in self.servers:
             if server.link.deliveries:
                 events.append((server.link.deliveries[0][0], DELIVERY, server.index))
             if server.end_ps is not None:
                 events.append((server.end_ps, ITERATION, server.index))
+        if self.hierarchy is not None:
+            events += [(time, HIERARCHY, sequence) for time, sequence, _, _ in self.hierarchy.events]
+        return events
+
+    def step(self) -> bool:
+        """Handle the next event; False when there is none."""
+        events = self.pending_events()
         if not events:
             return False
         time, kind, index = min(events)
         assert time >= self.now, "time ran back"
-        self.now = time
+        self.clock.now = time
         self.events += 1
         if kind == ARRIVAL:
             self.arrivals.remove((time, index))
             self.arrive(self.requests[index])
         elif kind == DELIVERY:
             self.deliver(self.servers[index])
-        else:
+        elif kind == ITERATION:
             self.end_iteration(self.servers[index])
+        elif self.hierarchy is not None:
+            self.hierarchy.handle(index)
+        if self.hierarchy is not None:
+            self.hierarchy.settle()
         return True
 
     # arrivals and routing
 
     def arrive(self, request: Request) -> None:
-        """Take a request in: reject, hold or dispatch it."""
+        """Take a request in, once the index has answered."""
         request.arrival_ps = self.now
         request.sequence = self.arrived
         self.arrived += 1
+        if self.hierarchy is None or not self.hierarchy.look_up(request):
+            self.consider(request)
+
+    def consider(self, request: Request) -> None:
+        """Reject, hold or dispatch a request."""
         if not self.policies["admit"](request.seen(), self.views_for(request), self.now):
             self.end(request, "rejected")
         elif self.held:
@@ -100,7 +146,13 @@ class Twin:
 
     def views_for(self, request: Request) -> list:
         """Return the prefill-capable instances as a router sees them."""
-        return [server.seen(server.hit(request)) for server in self.prefillers]
+        return [server.seen(self.believed(request, server)) for server in self.prefillers]
+
+    def believed(self, request: Request, server: Server) -> int:
+        """Return the prompt tokens that the index believes on an instance."""
+        if self.hierarchy is None:
+            return server.hit(request)
+        return server.usable(self.hierarchy.shards.believed_blocks(request, server), request.prompt_tokens)
 
     def rank(self, request: Request) -> None:
         """Ask the order policy where a request stands."""
@@ -140,19 +192,23 @@ class Twin:
         best = source.hit(request) if source is not None else -1
         fetches = source is not None and source is not server and best > own
         request.prefill_instance = server.index
-        request.charged = request.prompt_tokens - (max(own, best if fetches else -1) if self.reads_hits else 0)
+        holder = source if source is not None and fetches else server
+        request.charged = request.prompt_tokens - (self.believed(request, holder) if self.reads_hits else 0)
+        request.dispatch_ps = self.now
+        if self.hierarchy is not None:
+            self.hierarchy.shards.sent(request, server)
         server.waiting += 1
         server.sent += 1
         server.waiting_tokens += request.prompt_tokens
         server.queued_tokens += request.charged
         if source is not None and fetches:
             self.fetch(request, server, source, best - own)
-        else:
+        elif self.hierarchy is None or not self.hierarchy.dispatched(request, server):
             self.enqueue(request, server)
 
     def fetch(self, request: Request, server: Server, source: Server, tokens: int) -> None:
         """Send the missing part of a prefix over the link of its holder."""
-        path = source.blocks.path(request.chain)
+        path = source.blocks.visible(request.chain)
         source.blocks.pin(path)
         request.held_runs = len(path)
         blocks = sum(len(resident.blocks) for resident in path)
@@ -182,14 +238,14 @@ class Twin:
         target = self.servers[target_index]
         self.release(request, server)
         if what == "fetch":
-            target.blocks.insert(request.chain, blocks, self.now)
+            target.blocks.insert(request.chain, blocks, blocks == end_of(request.chain))
         self.enqueue(request, target)
         if server.end_ps is None and server.queue:
             self.schedule(server)
 
     def release(self, request: Request, server: Server) -> None:
         """Give back every block that a request has on an instance."""
-        server.blocks.release(request.chain, request.held_runs, self.now)
+        server.blocks.release(request.chain, request.held_runs)
         request.held_runs = 0
         server.blocks.give_back(request.private_blocks)
         request.private_blocks = 0
@@ -271,14 +327,23 @@ class Twin:
             private += sum(sent[1].private_blocks for sent in server.link.deliveries)
             assert private == server.blocks.private_blocks
             assert len(server.running) <= server.max_batch
+        if self.hierarchy is not None:
+            self.hierarchy.check()
 
-    def results(self) -> dict[str, list]:
+    def check_end(self) -> None:
+        """Fail if anything is held or under way when nothing is to happen any more."""
+        if self.hierarchy is not None:
+            self.hierarchy.check_end()
+
+    def results(self) -> dict[str, Any]:
         """Return what became of every request, as lists in trace order."""
         rows = self.requests
-        found = {name: [getattr(row, name) for row in rows] for name in FIELDS if name != "generated_tokens"}
+        names = (*FIELDS, *HIERARCHY_FIELDS)
+        found = {name: [getattr(row, name) for row in rows] for name in names if name != "generated_tokens"}
         return {
             **found,
             "generated_tokens": [row.generated for row in rows],
             "gaps": [sorted(gaps) for gaps in self.gaps],
             "events": [self.events],
+            "stores": self.hierarchy.results() if self.hierarchy else {},
         }

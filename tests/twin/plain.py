@@ -1,13 +1,20 @@
 """Plain objects of the twin: a request and an instance, with what a policy may see of them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from replay.cluster import Instance
 from replay.hardware.profile import nominal
-from tests.twin.prefixes import BlockCache, Evict, Run
+from tests.twin.chains import Run
+from tests.twin.prefixes import BlockCache, Clock, Rules
+
+if TYPE_CHECKING:
+    from tests.twin.stores import Load
 
 FS_PER_S = 1e15
 PS_PER_S = 1e12
@@ -53,6 +60,17 @@ class Request:
     decode_instance: int = -1
     hit_tokens: int = 0
     preemptions: int = 0
+    load: Load | None = None  # the latest
+    waits: bool = False  # outside the queue, for its load
+    dispatch_ps: int = -1
+    counted_blocks: int = 0  # of its path when its load is there, if it is to run with it
+    stall_ps: int = 0
+    lookup_ps: int = 0
+    load_ps: int = 0
+    exposed_ps: int = 0
+    hbm_tokens: int = 0
+    dram_tokens: int = 0
+    disk_tokens: int = 0
 
     @property
     def context(self) -> int:
@@ -94,14 +112,17 @@ class Link:
 class Server:
     """One instance: its waiting and running requests, its blocks and its link."""
 
-    def __init__(self, index: int, instance: Instance, evict: Evict, caches: bool) -> None:
+    def __init__(
+        self, index: int, instance: Instance, rules: Rules, clock: Clock, caches: bool, unit_tokens: int = 0
+    ) -> None:
         self.index = index
         self.role = instance.role
         self.profile = instance.profile
         self.max_batch = instance.max_batch
         self.token_budget = instance.token_budget
         self.block_tokens = instance.block_tokens
-        self.blocks = BlockCache(instance.kv_blocks, evict, caches and self.role != "decode")
+        self.blocks = BlockCache(instance.kv_blocks, rules, clock, caches and self.role != "decode")
+        self.unit_tokens = unit_tokens
         self.transfer_token_s = instance.profile.kv_token_bytes / instance.nic_bytes_per_s
         self.transfer_latency_s = instance.nic_latency_s
         self.nominal = nominal(instance.profile)
@@ -115,6 +136,10 @@ class Server:
         self.sent = 0
         self.queued_tokens = 0
         self.waiting_tokens = 0
+        self.loads_under_way = 0
+        self.pending_loads: list[Load] = []
+        self.stalls: list[tuple[int, Request]] = []  # of the requests admitted to the next iteration
+        self.empty_since_ps = 0
 
     @property
     def running(self) -> list[Request]:
@@ -135,16 +160,20 @@ class Server:
         """Blocks that the decoding requests need for their next token."""
         return sum((request.context - 1) % self.block_tokens == 0 for request in self.decoding)
 
+    def usable(self, blocks: int, context: int) -> int:
+        """Return the tokens of a prompt that so many blocks spare it: never its last, and whole units."""
+        tokens = min(blocks * self.block_tokens, (context - 1) // self.block_tokens * self.block_tokens)
+        return tokens - tokens % self.unit_tokens if self.unit_tokens > 0 else tokens
+
     def hit(self, request: Request) -> int:
         """Prompt tokens of a request that are cached here."""
-        found = sum(len(resident.blocks) for resident in self.blocks.path(request.chain)) * self.block_tokens
-        return min(found, (request.prompt_tokens - 1) // self.block_tokens * self.block_tokens)
+        return self.usable(self.blocks.visible_blocks(request.chain), request.prompt_tokens)
 
     def needs(self, request: Request) -> tuple[int, int]:
         """Return the blocks that admission takes, and how many cached ones it would pin."""
         if request.handed_off:
             return ceil_div(request.context - 1, self.block_tokens), 0
-        path = self.blocks.path(request.chain)
+        path = self.blocks.visible(request.chain)
         resident = sum(len(part.blocks) for part in path)
         unpinned = sum(len(part.blocks) for part in path if part.pins == 0)
         return ceil_div(request.context, self.block_tokens) - resident, unpinned

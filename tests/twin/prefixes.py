@@ -1,9 +1,7 @@
-"""A prefix cache of single blocks: the plain twin of the kernel's cache on the compressed trie.
+"""A prefix cache of single blocks: what one holder keeps, the plain twin of the kernel's cache on the compressed trie.
 
-Nothing here uses `traces.trie`. A chain is the list of a prompt's block ids, each cut into cluster blocks; consecutive
-blocks that the same set of requests uses form a *run*. What MODEL.md says of a node holds for the resident blocks of a
-run: blocks with the same users are pinned, released and published together, so one record a run loses nothing against
-one record a block, and evicting single blocks by (score, place in the queue, -position) takes the same blocks.
+Blocks with the same users are pinned, released and published together, so one record a run loses nothing against one
+record a block, and evicting blocks by (score, place in the queue, -position) takes the same blocks.
 """
 
 from collections.abc import Callable
@@ -11,60 +9,53 @@ from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
 
-from traces.schema import Trace
+from tests.twin.chains import Block, Run, end_of
 
-Block = tuple[int, int]  # (id in the trace, cluster block within it)
 Evict = Callable[[SimpleNamespace, int], float]
+NO_CLOCK = -1e308  # the score of the node last evicted, before there is one
 
 
-@dataclass(eq=False)
-class Run:
-    """Blocks that always come together, and where they stand in any chain that has them."""
+@dataclass
+class Clock:
+    """The time, for everything that must know it."""
 
-    node: int
-    start_blocks: int
-    blocks: list[Block] = field(default_factory=list)
+    now: int = 0
 
 
-def chains(trace: Trace, block_tokens: int) -> list[list[Run]]:
-    """Return the cacheable prefix of every request as its list of runs, root first.
+@dataclass(frozen=True)
+class Rules:
+    """What all holders of a cluster have in common beyond the evict policy."""
 
-    block_tokens : tokens of a cluster block, a divisor of the trace's
-    """
-    if "prefix_blocks" not in trace:
-        return [[] for _ in range(len(trace))]
-    assert trace.block_tokens is not None
-    offsets, ids = trace.prefix()
-    prompts = trace.column("prompt_tokens")
-    full = [
-        [int(block) for block in ids[offsets[row] : offsets[row + 1]]][: int(prompts[row]) // trace.block_tokens]
-        for row in range(len(trace))
-    ]
-    users: dict[int, set[int]] = {}
-    for row, blocks in enumerate(full):
-        for block in blocks:
-            users.setdefault(block, set()).add(row)
-    split = trace.block_tokens // block_tokens
-    runs: dict[frozenset[int], Run] = {}
-    return [_runs_of(blocks, users, runs, split) for blocks in full]
+    evict: Evict
+    second_look: bool = False
+    ttl_ps: int = 0
+    refresh: bool = True
+    exact: bool = False
 
 
-def _runs_of(ids: list[int], users: dict[int, set[int]], runs: dict[frozenset[int], Run], split: int) -> list[Run]:
-    chain: list[Run] = []
-    for place, block in enumerate(ids):
-        key = frozenset(users[block])
-        run = runs.setdefault(key, Run(len(runs), place * split))
-        pieces = [(block, piece) for piece in range(split)]
-        if pieces[0] not in run.blocks:
-            run.blocks += pieces
-        if not chain or chain[-1] is not run:
-            chain.append(run)
-    return chain
+class Watch:
+    """What else happens when a holder's blocks come and go; here nothing."""
+
+    def evicting(self, cache: "BlockCache", resident: "Resident") -> None:
+        """See a node of which blocks are about to be evicted."""
+
+    def shrunk(self, run: Run, count: int) -> None:
+        """See a node that lost its last `count` blocks: evicted, expired or dropped."""
+
+    def extended(self, run: Run, first: int, count: int) -> None:
+        """See a node that an insert gave `count` blocks, the first of them its `first`."""
+
+    def inserted(self) -> None:
+        """See the end of an insert that had something to do."""
+
+    def protected(self) -> set[Run]:
+        """Return the runs that go after all others."""
+        return set()
 
 
 @dataclass(eq=False)
 class Resident:
-    """The blocks of one run that an instance holds: its first ones, and how they were used."""
+    """The blocks of one run that a holder has: its first ones, and how they were used."""
 
     run: Run
     first_used_ps: int
@@ -72,37 +63,43 @@ class Resident:
     blocks: list[Block] = field(default_factory=list)
     pins: int = 0
     uses: int = 0
+    mark: int = 1  # uses when it was first queued, or last queued anew by a second look
     score: float = 0.0
     floor: float = -inf
     queued: int = 0  # when it joined the queue of unpinned runs, as a running number
+    whole: bool = False  # a whole prompt ended here when it was published, or came as a copy of such
 
-    def seen(self) -> SimpleNamespace:
-        """Return what an evict policy may know."""
-        return SimpleNamespace(
-            node=self.run.node,
-            blocks=len(self.blocks),
-            start_blocks=self.run.start_blocks,
-            uses=self.uses,
-            pins=self.pins,
-            last_used_ps=self.last_used_ps,
-            first_used_ps=self.first_used_ps,
-            score=self.score,
-            floor=self.floor,
-        )
+    @property
+    def complete(self) -> bool:
+        """Whether no block of the run lacks."""
+        return len(self.blocks) == len(self.run.blocks)
+
+    @property
+    def end(self) -> int:
+        """Blocks from the root to the last one here."""
+        return self.run.start_blocks + len(self.blocks)
 
 
 class BlockCache:
-    """The KV blocks of one instance: free, private, pinned and cached ones."""
+    """The KV blocks of one holder: free, private, pinned and cached ones."""
 
-    def __init__(self, total_blocks: int, evict: Evict, enabled: bool) -> None:
+    def __init__(
+        self, total_blocks: int, rules: Rules, clock: Clock, enabled: bool = True, tier: int = 0, watch: Watch | None = None
+    ) -> None:
         self.total_blocks = total_blocks
         self.free_blocks = total_blocks
         self.private_blocks = 0
-        self.evict = evict
+        self.rules = rules
+        self.clock = clock
         self.enabled = enabled
+        self.tier = tier
+        self.watch = watch or Watch()
         self.residents: dict[Run, Resident] = {}
         self.releases = 0
+        self.inserted_blocks = 0
         self.evicted_blocks = 0
+        self.last_score = NO_CLOCK
+        self.history: dict[Run, list[tuple[int, int]]] = {}
 
     @property
     def cached_blocks(self) -> int:
@@ -114,6 +111,29 @@ class BlockCache:
         """Blocks of a prefix in use."""
         return sum(len(resident.blocks) for resident in self.residents.values() if resident.pins > 0)
 
+    def seen(self, resident: Resident, examined: int = 0) -> SimpleNamespace:
+        """Return what an evict or write policy may know."""
+        return SimpleNamespace(
+            node=resident.run.node,
+            blocks=len(resident.blocks),
+            start_blocks=resident.run.start_blocks,
+            uses=resident.uses,
+            pins=resident.pins,
+            last_used_ps=resident.last_used_ps,
+            first_used_ps=resident.first_used_ps,
+            score=resident.score,
+            floor=resident.floor,
+            tier=self.tier,
+            examined=examined,
+            uses_since=max(0, resident.uses - resident.mark),
+            clock=self.last_score,
+            total_blocks=self.total_blocks,
+            inserted_blocks=self.inserted_blocks,
+            evicted_blocks=self.evicted_blocks,
+        )
+
+    # what is here
+
     def path(self, chain: list[Run]) -> list[Resident]:
         """Return the resident part of a chain: whole runs while resident, the last possibly in part."""
         found: list[Resident] = []
@@ -121,16 +141,52 @@ class BlockCache:
             if run not in self.residents:
                 break
             found.append(self.residents[run])
-            if len(found[-1].blocks) < len(run.blocks):
+            if not found[-1].complete:
                 break
         return found
+
+    def alive(self, resident: Resident) -> bool:
+        """Say whether a node may still be used."""
+        if self.rules.ttl_ps == 0 or resident.pins > 0:
+            return True
+        stamp = resident.last_used_ps if self.rules.refresh else resident.first_used_ps
+        return self.clock.now < stamp + self.rules.ttl_ps
+
+    def visible(self, chain: list[Run]) -> list[Resident]:
+        """Return the part of a chain that a lookup may use."""
+        found = []
+        for resident in self.path(chain):
+            if not self.alive(resident):
+                break
+            found.append(resident)
+        if self.rules.exact and not (found and len(found) == len(chain) and found[-1].complete and found[-1].whole):
+            return []
+        return found
+
+    def raw_blocks(self, chain: list[Run]) -> int:
+        """Count the resident blocks of a chain."""
+        return sum(len(resident.blocks) for resident in self.path(chain))
+
+    def visible_blocks(self, chain: list[Run]) -> int:
+        """Count the blocks of a chain that a lookup may use."""
+        return sum(len(resident.blocks) for resident in self.visible(chain))
+
+    def blocks_at(self, run: Run, time_ps: int) -> int:
+        """Count the blocks of a run that were here at a time, after everything that happened then."""
+        return ([0] + [blocks for stamp, blocks in self.history.get(run, []) if stamp <= time_ps])[-1]
+
+    def _note(self, run: Run) -> None:
+        blocks = len(self.residents[run].blocks) if run in self.residents else 0
+        self.history.setdefault(run, []).append((self.clock.now, blocks))
+
+    # pins
 
     def pin(self, path: list[Resident]) -> None:
         """Hold every run of a path."""
         for resident in path:
             resident.pins += 1
 
-    def release(self, chain: list[Run], held: int, now_ps: int) -> None:
+    def release(self, chain: list[Run], held: int) -> None:
         """Let the first `held` runs of a chain go, from the deepest up."""
         for place in reversed(range(held)):
             resident = self.residents[chain[place]]
@@ -138,81 +194,171 @@ class BlockCache:
             resident.pins -= 1
             if resident.pins:
                 continue
-            resident.last_used_ps = now_ps
+            resident.last_used_ps = self.clock.now
             resident.uses += 1
-            resident.score = max(float(self.evict(resident.seen(), now_ps)), resident.floor)
-            self.releases += 1
-            resident.queued = self.releases
+            answer = float(self.rules.evict(self.seen(resident), self.clock.now))
+            self._queue(resident, max(answer, resident.floor))
             if place > 0:
                 parent = self.residents[chain[place - 1]]
                 parent.floor = max(parent.floor, resident.score)
 
-    def take(self, count: int) -> None:
-        """Turn `count` blocks private: free ones first, then the tail of the cached run that is worth least."""
-        for _ in range(count):
-            if self.free_blocks > 0:
-                self.free_blocks -= 1
-            else:
-                self._evict_one()
-            self.private_blocks += 1
+    def _queue(self, resident: Resident, score: float) -> None:
+        resident.score = score
+        self.releases += 1
+        resident.queued = self.releases
 
-    def _evict_one(self) -> None:
-        unpinned = [resident for resident in self.residents.values() if resident.pins == 0]
-        victim = min(unpinned, key=lambda resident: (resident.score, resident.queued))
-        victim.blocks.pop()
-        self.evicted_blocks += 1
-        if not victim.blocks:
-            del self.residents[victim.run]
+    # eviction
+
+    def take(self, count: int) -> None:
+        """Turn `count` blocks private: free ones first, then the ends of the cached runs that are worth least."""
+        free = min(count, self.free_blocks)
+        self.free_blocks -= free
+        self.private_blocks += count
+        lacking, asked = count - free, set[Run]()
+        while lacking:
+            victim = self._victim(asked)
+            taken = min(lacking, len(victim.blocks))
+            self.watch.evicting(self, victim)
+            self.last_score = victim.score
+            self.evicted_blocks += taken
+            self._shrink(victim, taken)
+            lacking -= taken
+
+    def _victim(self, asked: set[Run]) -> Resident:
+        """Return the node to evict from; with a second look, ask once a pass about each that comes up."""
+        while True:
+            protected = self.watch.protected()
+            unpinned = [resident for resident in self.residents.values() if resident.pins == 0]
+            victim = min(unpinned, key=lambda resident: (resident.run in protected, resident.score, resident.queued))
+            if not self.rules.second_look or victim.run in asked:
+                return victim
+            asked.add(victim.run)
+            answer = float(self.rules.evict(self.seen(victim, examined=1), self.clock.now))
+            if answer <= victim.score:
+                return victim
+            self._raise(victim, answer)
+
+    def _raise(self, resident: Resident, score: float) -> None:
+        """Queue a node anew with a higher score, and whatever must not go before it."""
+        self._queue(resident, score)
+        resident.mark = resident.uses
+        run = resident.run.parent
+        while run is not None:
+            above = self.residents[run]
+            above.floor = max(above.floor, score)
+            if above.pins == 0 and above.score <= score:
+                self._queue(above, score)
+            run = run.parent
+
+    def _shrink(self, resident: Resident, count: int) -> None:
+        del resident.blocks[len(resident.blocks) - count :]
+        if not resident.blocks:
+            del self.residents[resident.run]
+        self._note(resident.run)
+        self.watch.shrunk(resident.run, count)
+
+    def expire(self) -> int:
+        """Free every dead node and all below it; returns how many nodes."""
+        dead = {run for run, resident in self.residents.items() if not self.alive(resident)}
+        gone = [resident for run, resident in self.residents.items() if dead.intersection(run.lineage)]
+        assert all(resident.pins == 0 for resident in gone), "a pinned node below a dead one"
+        self._free(gone)
+        return len(gone)
+
+    def drop(self) -> None:
+        """Free every node, whoever holds it."""
+        self._free(list(self.residents.values()))
+
+    def _free(self, gone: list[Resident]) -> None:
+        for resident in gone:
+            self.free_blocks += len(resident.blocks)
+            self._shrink(resident, len(resident.blocks))
+
+    # ways in
 
     def give_back(self, count: int) -> None:
         """Free `count` private blocks."""
-        assert count <= self.private_blocks, "freed a block that is not private"
+        assert 0 <= count <= self.private_blocks, "freed a block that is not private"
         self.private_blocks -= count
         self.free_blocks += count
 
-    def publish(self, chain: list[Run], held: int, now_ps: int) -> int:
+    def _renew(self, resident: Resident) -> None:
+        if not self.alive(resident):
+            resident.first_used_ps = resident.last_used_ps = self.clock.now
+
+    def _record(self, run: Run) -> Resident:
+        return self.residents.setdefault(run, Resident(run, self.clock.now, self.clock.now))
+
+    def publish(self, chain: list[Run], held: int) -> int:
         """Complete and pin every run of a chain whose first `held` runs the caller pinned.
 
         returns : blocks that lacked and went from the caller's private ones to pinned
         """
         moved = 0
         for place, run in enumerate(chain):
-            resident = self.residents.setdefault(run, Resident(run, now_ps, now_ps))
+            resident = self._record(run)
+            self._renew(resident)
             moved += len(run.blocks) - len(resident.blocks)
             resident.blocks = list(run.blocks)
-            if place >= held:
-                resident.pins += 1
+            resident.pins += place >= held
+            self._note(run)
+        if chain:
+            self.residents[chain[-1]].whole = True
         assert moved <= self.private_blocks, "published blocks that were never private"
         self.private_blocks -= moved
+        self.inserted_blocks += moved
         return moved
 
-    def insert(self, chain: list[Run], blocks: int, now_ps: int) -> None:
-        """Take in a copy of the first `blocks` blocks of a chain, as far as there is room."""
-        path = self.path(chain)
-        have = sum(len(resident.blocks) for resident in path)
-        if have >= blocks:
+    def insert(self, chain: list[Run], blocks: int, whole: bool = False) -> None:
+        """Take in a copy of the first `blocks` blocks of a chain, as far as there is room.
+
+        whole : the copy was published as a whole prompt
+        """
+        if not self.enabled:
             return
+        path = self.path(chain)
+        for resident in path:
+            if resident.run.start_blocks < blocks:
+                self._renew(resident)
+        have = sum(len(resident.blocks) for resident in path)
+        if have < blocks:
+            self._extend(chain, path, blocks - have)
+        if whole and blocks == end_of(chain) and self.raw_blocks(chain) == blocks:
+            self.residents[chain[-1]].whole = True
+        if have < blocks:
+            self.watch.inserted()
+
+    def _extend(self, chain: list[Run], path: list[Resident], lacking: int) -> None:
         self.pin(path)
-        taken = min(blocks - have, self.free_blocks + self.cached_blocks)
+        taken = min(lacking, self.free_blocks + self.cached_blocks)
         self.take(taken)
         self.private_blocks -= taken
-        place = max(0, len(path) - 1)
-        held = len(path)
+        self.inserted_blocks += taken
+        place, held = max(0, len(path) - 1), len(path)
         while taken:
-            resident = self.residents.setdefault(chain[place], Resident(chain[place], now_ps, now_ps))
+            run = chain[place]
+            resident = self._record(run)
             if place >= held:
                 resident.pins += 1
                 held += 1
-            more = min(taken, len(chain[place].blocks) - len(resident.blocks))
-            resident.blocks += chain[place].blocks[len(resident.blocks) : len(resident.blocks) + more]
+            first = len(resident.blocks)
+            more = min(taken, len(run.blocks) - first)
+            resident.blocks += run.blocks[first : first + more]
+            if more:
+                self._note(run)
+                self.watch.extended(run, first, more)
             taken -= more
             place += 1
-        self.release(chain, held, now_ps)
+        self.release(chain, held)
 
     def check(self) -> None:
-        """Fail if a block was lost, made, or left the front of its run."""
+        """Fail if a block was lost, made, or left the front of its run, or a run its prefix."""
         parts = (self.free_blocks, self.private_blocks, self.pinned_blocks, self.cached_blocks)
         assert min(parts) >= 0 and sum(parts) == self.total_blocks, f"blocks are not conserved: {parts}"
         for run, resident in self.residents.items():
             assert resident.blocks == run.blocks[: len(resident.blocks)], "a run must keep its first blocks"
-            assert resident.blocks and len(resident.blocks) <= len(run.blocks)
+            assert resident.blocks and resident.pins >= 0
+            if run.parent is not None:
+                above = self.residents.get(run.parent)
+                assert above is not None and above.complete, "a run without its prefix"
+                assert above.pins >= resident.pins, "pinned below what is not"

@@ -11,8 +11,8 @@ from replay.cluster import Cluster
 from replay.engine import draws
 from replay.hardware.units import ps
 from replay.policy import Chosen
+from tests.twin.chains import chains
 from tests.twin.plain import Request
-from tests.twin.prefixes import chains
 from traces.schema import LABELS, REQUIRED, Trace
 
 

@@ -1,0 +1,330 @@
+"""Loads from stores into the HBM of an instance: planned, started, landed, or cut when their request runs."""
+
+from __future__ import annotations
+
+from math import isfinite
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from replay.kv import DISK, DRAM
+from tests.twin.chains import Run, end_of, key_of
+from tests.twin.plain import PS_PER_S, Request, Server
+from tests.twin.stores import OVER, PENDING, UNDER_WAY, Load, Segment, Store
+
+if TYPE_CHECKING:
+    from tests.twin.hierarchy import Hierarchy
+
+S = 1e-12
+
+
+# where a path could come from
+
+
+def candidates(h: Hierarchy, chain: list[Run], server: Server) -> list[Store]:
+    """Return the stores to look at for a path, in order."""
+    homes = h.homes(chain)
+    private = h.private_dram(server)
+    own = h.private_disk(server)
+    if private is not None:
+        below = h.below(private)
+        own = below if below is not None and below.local else None
+    under = [disk for home in homes if (disk := h.below(home)) is not None and disk.local]
+
+    def best(stores: list[Store], cards: bool) -> Store | None:
+        there = [store for store in stores if store.present]
+        rank = {s: (-s.cache.visible_blocks(chain), s.read_free_ps if cards else 0, s.index) for s in there}
+        return min(there, key=lambda store: rank[store], default=None)
+
+    found = [private, best(homes, True), own, best(under, False), h.common_disk]
+    return [store for store in found if store is not None and store.present]
+
+
+def segments_for(h: Hierarchy, chain: list[Run], server: Server, tier: int) -> tuple[int, list[Segment]]:
+    """Return the blocks usable on an instance, and what stores up to a tier can add."""
+    base = cur = h.whole_units(server.blocks.visible_blocks(chain))
+    found = []
+    for store in candidates(h, chain, server) if chain else []:
+        visible = h.whole_units(store.cache.visible_blocks(chain))
+        if visible > cur:
+            found.append(Segment(store, cur, visible))
+            cur = visible
+    return base, [segment for segment in found if segment.store.tier <= tier]
+
+
+def plan(h: Hierarchy, request: Request, server: Server) -> tuple[Load | None, float]:
+    """Ask whether to load what stores have of a prompt; returns the load, not started, and the time to wait for it."""
+    base, segments = segments_for(h, request.chain, server, DISK)
+    if not segments:
+        return None, 0.0
+    offer = offer_of(h, request, server, base, segments)
+    tier, wait_s = h.policies["fetch"](request.seen(), server.seen(offer.hbm_tokens), offer, h.clock.now)
+    kept = [segment for segment in segments if segment.store.tier <= tier]
+    return (Load(request, server, base, int(tier), kept), float(wait_s)) if kept else (None, 0.0)
+
+
+def offer_of(h: Hierarchy, request: Request, server: Server, base: int, segments: list[Segment]) -> SimpleNamespace:
+    """Return what a fetch policy may know of a load."""
+    last = {segment.store.tier: segment for segment in segments}
+    dram = last[DRAM].end if DRAM in last else base
+    hbm_tokens, dram_tokens, disk_tokens = (
+        server.usable(blocks, request.context) for blocks in (base, dram, segments[-1].end)
+    )
+    ends = estimate(h, request.chain, server, segments)
+    dram_ps = max((end for tier, end in ends if tier == DRAM), default=h.clock.now) - h.clock.now
+    all_ps = max(end for _, end in ends) - h.clock.now if DISK in last else 0
+    return SimpleNamespace(
+        hbm_tokens=hbm_tokens,
+        dram_tokens=dram_tokens,
+        disk_tokens=disk_tokens,
+        dram_s=dram_ps * S,
+        disk_s=all_ps * S,
+        dram_compute_s=compute_s(server, hbm_tokens, dram_tokens),
+        disk_compute_s=compute_s(server, hbm_tokens, disk_tokens),
+    )
+
+
+def compute_s(server: Server, a: int, b: int) -> float:
+    """Return the time to prefill tokens [a, b) of a prompt, by the coefficients that policies see."""
+    token_s, token_sq_s = server.nominal["prefill_token_s"], server.nominal["prefill_token_sq_s"]
+    return token_s * (b - a) + token_sq_s * (b * b - a * a)
+
+
+# time on cards and media
+
+
+def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segment]) -> list[tuple[int, int]]:
+    """Return (tier, end) of segments as if started now, and leave everything as it was."""
+    cards = [store.read_free_ps for store in h.stores]
+    media = [store.disk.times() if store.disk else None for store in h.stores]
+    ends = []
+    for segment in segments:
+        book(h, chain, server, segment)
+        ends.append((segment.store.tier, segment.end_ps))
+    for store, free_ps, times in zip(h.stores, cards, media, strict=True):
+        store.read_free_ps = free_ps
+        if store.disk and times is not None:
+            store.disk.set_times(times)
+    return ends
+
+
+def book(h: Hierarchy, chain: list[Run], server: Server, segment: Segment) -> None:
+    """Put a segment on the cards and media that it needs, from now on."""
+    now, store, blocks = h.clock.now, segment.store, segment.end - segment.first
+    if store.disk is None:
+        segment.start_ps, segment.end_ps = store.carry(now, blocks)
+        return
+    starts, ends = [], [now]
+    nodes = [(run.node, run.start_blocks, len(run.blocks)) for run in chain]
+    for medium, (ops, read) in enumerate(store.disk.cost(nodes, segment.first, segment.end)):
+        if ops or read:
+            start, done = store.disk.serve(medium, ops, read, now)
+            starts.append(start)
+            ends.append(done + h.kv.lsm.media[medium].latency_ps)
+    segment.above = above(h, chain, server, store)
+    if segment.above is not None:
+        start, done = segment.above.carry(now, blocks)
+        starts.append(start)
+        ends.append(done)
+    segment.start_ps, segment.end_ps = min(starts, default=now), max(ends)
+
+
+def above(h: Hierarchy, chain: list[Run], server: Server, disk: Store) -> Store | None:
+    """Return the DRAM that a disk's blocks pass through, if it is there."""
+    if disk.local:
+        found = next((store for store in h.stores if store.spec.below == disk.index), None)
+    else:
+        found = next(iter(h.homes(chain)), None) or h.private_dram(server)
+    return found if found is not None and found.present else None
+
+
+# a load's life
+
+
+def dispatched(h: Hierarchy, request: Request, server: Server) -> bool:
+    """Plan a load for a request that was just sent to an instance; True if the request waits for it."""
+    load, wait_s = plan(h, request, server)
+    if load is None:
+        return False
+    request.load = load
+    if server.loads_under_way < h.kv.in_flight:
+        start(h, load)
+    else:
+        server.pending_loads.append(load)
+    if not wait_s > 0:
+        return False
+    request.waits = True
+    if isfinite(wait_s):
+        h.push(h.clock.now + round(wait_s * PS_PER_S), "timeout", request)
+    return True
+
+
+def start(h: Hierarchy, load: Load) -> None:
+    """Send the segments of a load."""
+    chain, now = load.request.chain, h.clock.now
+    load.state, load.issued_ps = UNDER_WAY, now
+    for segment in load.segments:
+        store, blocks = segment.store, segment.end - segment.first
+        if store.disk is not None:
+            nodes = [(run.node, run.start_blocks, len(run.blocks)) for run in chain]
+            h.count_reads(store, store.disk.cost(nodes, segment.first, segment.end))
+        book(h, chain, load.server, segment)
+        path = store.cache.visible(chain)
+        store.cache.pin(path)
+        segment.held, segment.life = len(path), store.life
+        store.read.sent += blocks
+    load.end_ps = max(segment.end_ps for segment in load.segments)
+    load.sent = load.cur - load.base
+    load.parts = [(segment.store.tier, segment.first, segment.end) for segment in load.segments]
+    load.server.loads_under_way += 1
+    load.request.load_ps = load.end_ps - now
+    h.loads.append(load)
+    h.push(load.end_ps, "loaded", load)
+    if any(segment.store.index < h.kv.shared_nodes for segment in load.segments):
+        key = key_of(chain, h.kv.key_blocks)
+        assert key is not None
+        h.reads[key] = h.reads.get(key, 0) + 1
+
+
+def ended(h: Hierarchy, load: Load) -> None:
+    """End a load that is all there, or was cut to what is: let go of its sources, land it, start the next."""
+    chain = load.request.chain
+    for segment in load.segments:
+        dram = segment.above
+        if h.kv.promote and segment.store.tier == DISK and segment.end > segment.first and dram and dram.present:
+            if dram.cache.raw_blocks(chain) >= segment.first:
+                dram.cache.insert(chain, segment.end, segment.end == end_of(chain))
+        if segment.life == segment.store.life:
+            segment.store.cache.release(chain, segment.held)
+    load.state = OVER
+    h.loads.remove(load)
+    if load.stands:
+        land(h, load)
+    load.server.loads_under_way -= 1
+    start_pending(h, load.server)
+
+
+def land(h: Hierarchy, load: Load) -> None:
+    """Put what was loaded into the cache of the instance, and the request into its queue."""
+    cache, chain = load.server.blocks, load.request.chain
+    if h.whole_units(cache.visible_blocks(chain)) >= load.base:
+        cache.insert(chain, load.cur, load.cur == end_of(chain))
+        settle(load, load.cur, "cut")
+    else:
+        settle(load, -1, "wasted")
+    if load.request.waits:
+        stop_waiting(h, load.request, load.server)
+
+
+def settle(load: Load, landed: int, rest: str) -> None:
+    """Decide what becomes of a load: so many blocks of the path are used, the rest is cut or wasted."""
+    load.stands = False
+    load.landed = landed
+    for segment, (_, first, end) in zip(load.segments, load.parts, strict=True):
+        used = max(0, min(end, landed) - first)
+        segment.store.read.landed += used
+        left = getattr(segment.store.read, rest) + end - first - used
+        setattr(segment.store.read, rest, left)
+
+
+def start_pending(h: Hierarchy, server: Server) -> None:
+    """Start loads that wait for a place, planned anew."""
+    while server.loads_under_way < h.kv.in_flight and server.pending_loads:
+        load = server.pending_loads.pop(0)
+        if not load.stands:
+            continue
+        load.base, load.segments = segments_for(h, load.request.chain, server, load.tier)
+        if load.segments:
+            start(h, load)
+            continue
+        load.state, load.stands = OVER, False
+        if load.request.waits:
+            stop_waiting(h, load.request, server)
+
+
+def timed_out(h: Hierarchy, request: Request) -> None:
+    """Let a request queue whose load takes too long."""
+    if request.waits:
+        assert request.load is not None
+        stop_waiting(h, request, request.load.server)
+
+
+def stop_waiting(h: Hierarchy, request: Request, server: Server) -> None:
+    """Put a request that waited for its load into the queue."""
+    request.waits = False
+    if not server.queue:
+        request.exposed_ps += h.clock.now - max(request.dispatch_ps, server.empty_since_ps)
+    h.twin.enqueue(request, server)
+
+
+# a load when its request comes to run
+
+
+def conclude(h: Hierarchy, server: Server, head: Request) -> None:
+    """Decide what the load of the head of a queue is worth to it now: `counted_blocks` and `stall_ps`."""
+    head.counted_blocks = head.stall_ps = 0
+    if not h.kv.prefetch:
+        on_demand(h, server, head)
+        return
+    load = head.load
+    if load is None or not load.stands:
+        return
+    under_way, now = load.state == UNDER_WAY, h.clock.now
+    arrived = load.arrived(now) if under_way else load.base
+    there = h.whole_units(server.blocks.visible_blocks(head.chain)) >= load.base
+    if h.kv.overlap and under_way and there:
+        a, b = server.usable(arrived, head.context), server.usable(load.cur, head.context)
+        if (load.end_ps - now) * S <= compute_s(server, a, b):
+            count(load, now)
+            return
+    arrived = h.whole_units(arrived)
+    if there and arrived > load.base:
+        server.blocks.insert(head.chain, arrived, arrived == end_of(head.chain))
+    if under_way:
+        landed = there and arrived > load.base
+        settle(load, arrived if landed else -1, "cut" if there else "wasted")
+    load.stands = False
+
+
+def on_demand(h: Hierarchy, server: Server, head: Request) -> None:
+    """Start a load for the head of a queue, which runs when it is there."""
+    load = head.load
+    if load is None or load.state == OVER:
+        load, _ = plan(h, head, server)
+        if load is None:
+            return
+        head.load = load
+        start(h, load)
+    if not load.stands:
+        return
+    if h.whole_units(server.blocks.visible_blocks(head.chain)) >= load.base:
+        count(load, h.clock.now)
+    else:
+        settle(load, -1, "wasted")
+
+
+def count(load: Load, now_ps: int) -> None:
+    """Let a request count on a load that is still under way; once it runs, nothing is left to land."""
+    load.request.counted_blocks = load.cur
+    load.request.stall_ps = load.end_ps - now_ps
+
+
+def admitted(server: Server, request: Request, hit: int, first: bool) -> None:
+    """Close the load of a request that runs now, and say which tier its tokens came from."""
+    load = request.load
+    if request.counted_blocks:
+        assert load is not None and load.state != PENDING
+        settle(load, load.cur, "cut")
+        server.stalls.append((request.stall_ps, request))
+        request.counted_blocks = 0
+    if not first:
+        return
+    tokens = {DRAM: 0, DISK: 0}
+    if load is not None and load.landed >= 0:
+        for tier, start_blocks, end_blocks in load.parts:
+            low, high = (
+                min(hit, server.usable(min(blocks, load.landed), request.context))
+                for blocks in (start_blocks, end_blocks)
+            )
+            tokens[tier] += high - low
+    request.dram_tokens, request.disk_tokens = tokens[DRAM], tokens[DISK]
+    request.hbm_tokens = hit - tokens[DRAM] - tokens[DISK]
