@@ -4,11 +4,13 @@ from dataclasses import replace
 from random import Random
 
 from replay.cluster import Cluster
-from replay.kv import BELIEFS, DISK, DISKS, DRAM, DRAMS, Change, Index, Kv, Lsm, Medium, Store
+from replay.kv import DISK, DRAM, Change, Index, Kv, Lsm, Medium, Store
 from replay.policy import Chosen
 from tests import odd_fetch
 from tests.odd_fetch import chosen
 
+DRAMS, DISKS = ("none", "shared", "private", "both"), ("none", "local", "store")
+BELIEFS = ("exact", "lagged", "routed")
 SPEEDS_FS = (0, 1, 999, 5000, 20_000, 20_000, 150_000, 777_777, 30_000_000)  # a block
 
 
@@ -41,7 +43,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
         ttl_ps=ttl_ps,
         refresh=random.random() < 0.5,
         gc_ps=gc_ps if ttl_ps else 0,
-        unit_tokens=random.choice([0, 0, 0, 0, 0, 0, bt, 2 * bt, 3 * bt, bt + 1]),
+        unit_tokens=random.choice([0, 0, 0, 0, 0, 0, bt, 2 * bt, 3 * bt, 4 * bt]),
         isolate=False,
         changes=random_changes(random, stores, shared, scale_ps),
         samples=0,

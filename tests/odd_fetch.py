@@ -1,14 +1,10 @@
-"""Odd fetch and write policies, and an evict policy that looks twice; beside the registry, whatever slots that has."""
+"""Odd fetch and write policies, and an evict policy that looks twice; in the registry within `odd_policies.registered()`."""
 
-import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from replay.engine.draws import uniform
-from replay.policy import Choice, Chosen, Policy, Span
-
-CONTEXT = {"fetch": 4, "write": 3, "evict": 2}  # arguments before the tunables
+from replay.policy import NEVER, Choice, Chosen, Span, choose
 
 
 def everything(request, instance, offer, now_ps, tier: Span(0, 2) = 2, wait_s: Span(0.0, 1.0) = 0.0):
@@ -24,7 +20,7 @@ def faithful(request, instance, offer, now_ps, tier: Span(0, 2) = 2):
 
     source : own
     """
-    return tier, 1.0e300 * 1.0e300
+    return tier, NEVER
 
 
 def odd_fetch(request, instance, offer, now_ps, unit_s: Span(0.0, 1.0) = 1e-9):
@@ -42,7 +38,7 @@ def odd_fetch(request, instance, offer, now_ps, unit_s: Span(0.0, 1.0) = 1e-9):
     if wait < 0.4:
         return tier, 0.0
     if wait < 0.5:
-        return tier, 1.0e300 * 1.0e300
+        return tier, NEVER
     return tier, wait * unit_s
 
 
@@ -99,16 +95,6 @@ def odd_second(node, now_ps):
     return float(node.first_used_ps)
 
 
-_made: dict[Callable[..., Any], Policy] = {}
-
-
 def chosen(slot: str, function: Callable[..., Any], **values: Any) -> Chosen:
-    """Choose one of these functions, registered if the registry knows the slot."""
-    if function not in _made:
-        parameters = list(inspect.signature(function).parameters.values())[CONTEXT[slot] :]
-        tunables = {parameter.name: parameter.annotation for parameter in parameters}
-        defaults = {parameter.name: parameter.default for parameter in parameters}
-        path = Path(function.__code__.co_filename)
-        _made[function] = Policy(slot, function.__name__, function, tunables, defaults, path)
-    made = _made[function]
-    return Chosen(made, made.defaults | values)
+    """Choose one of these functions, which the registry holds within `odd_policies.registered()`."""
+    return choose(slot, function.__name__, values)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from replay.engine.draws import uniform
 from replay.policy import HOLD, NEVER, Choice, Policy, Span, policy, registry
+from tests import odd_fetch
 
 
 def odd_admit(request, instances, now_ps, share: Span(0.0, 1.0) = 0.8):
@@ -127,6 +128,15 @@ SLOT_OF = {
     odd_batch: "batch",
     odd_evict: "evict",
     odd_young: "evict",
+    odd_fetch.odd_clock: "evict",
+    odd_fetch.odd_second: "evict",
+    odd_fetch.everything: "fetch",
+    odd_fetch.faithful: "fetch",
+    odd_fetch.odd_fetch: "fetch",
+    odd_fetch.always_write: "write",
+    odd_fetch.on_publish: "write",
+    odd_fetch.on_evict: "write",
+    odd_fetch.odd_write: "write",
 }
 _made: list[Policy] = []
 

@@ -61,6 +61,12 @@ def demand(state, i, r):
 
 
 @inlined
+def may_load(state, r):
+    """Whether request r has a load, or may still start one, that must be settled before it is admitted."""
+    return state.hierarchy.loads[r].state != LOAD_OVER or not state.cluster[0].prefetch
+
+
+@inlined
 def counted_blocks(state, r):
     """Return the blocks of request r that are taken as a hit while they still load, 0 for none."""
     return state.hierarchy.loads[r].counted_blocks if state.cluster[0].tiered else 0
@@ -91,10 +97,14 @@ def begin_stall(state, i, r):
     load = state.hierarchy.loads[r]
     instance = state.instances[i]
     stall_ps = load.end_ps - state.cluster[0].now_ps
-    if load.counted_blocks > 0 and stall_ps > instance.stall_ps:
+    if load.counted_blocks == 0:
+        return
+    if stall_ps > instance.stall_ps:
         instance.stall_ps = stall_ps
         instance.stall_request = r
     load.counted_blocks = 0
+    load.state = LOAD_OVER
+    load.landed_blocks = load.upto_blocks
 
 
 @inlined
@@ -190,7 +200,7 @@ def admit_waiting(state, policies, i, tokens, whole, given):
         handed = job.prefill_left == 0
         if not handed and tokens - given <= 0:
             break
-        if state.cluster[0].tiered and not handed and state.hierarchy.loads[r].state != LOAD_OVER:
+        if state.cluster[0].tiered and not handed and may_load(state, r):
             state.policies.tiers(address_of(state), OP_CONCLUDE, r, i)
         need, left, node, resident, cached, grows = demand(state, i, r)
         if whole and not handed and given > 0 and left > tokens - given:
@@ -234,6 +244,8 @@ def admit_one(state, i, r, need, left, node):
     view.waiting_tokens -= context
     view.queued_tokens += left - job.charged_tokens
     job.charged_tokens = left
+    if state.cluster[0].tiered and left > 0:
+        begin_stall(state, i, r)
     if left > 0:
         job.prefill_left = left
         job.prefilled = context - left
@@ -243,8 +255,6 @@ def admit_one(state, i, r, need, left, node):
             job.hit_tokens = context - left
             if state.cluster[0].tiered:
                 credit_tiers(state, i, r)
-    if state.cluster[0].tiered:
-        begin_stall(state, i, r)
     if state.cluster[0].lookahead and left > 0:
         spare(state, i, r, -1)
     note(state, LOG_ADMIT, r, i, context - left)

@@ -1,7 +1,8 @@
 """Pool nodes and disks that come and go: joining, draining, leaving at once, and what is lost."""
 
 from replay.engine.disk import put
-from replay.engine.jit import kernel
+from replay.engine.evicting import is_dead
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import deepest_resident, resident_blocks, row_of
 from replay.engine.lifetime import drop_all
 from replay.engine.placement import assign
@@ -34,7 +35,7 @@ def change_store(state, k):
     if not store.present:
         return NOTHING
     if entry.what != DRAIN:
-        return DEPART
+        return depart(state, s)
     if store.leaving:
         return NOTHING
     store.leaving = 1
@@ -42,7 +43,7 @@ def change_store(state, k):
     store.moving = NONE
     store.deadline_ps = entry.deadline_ps
     take_no_more(state, s)
-    push_timer(state, entry.deadline_ps, DEADLINE, s * 65536 + store.epoch % 65536)
+    push_timer(state, max(entry.deadline_ps, state.cluster[0].now_ps), DEADLINE, s * 65536 + store.epoch % 65536)
     return drain_next(state, s)
 
 
@@ -61,6 +62,8 @@ def drain_next(state, s):
         if row < 0:
             continue
         slot = cache.slots[row]
+        if is_dead(state, slot):
+            continue
         end = slot.start_blocks + slot.blocks
         to = assign(state, NODES, hierarchy.keys[hierarchy.keys[node].key].key) if cluster.num_shared > 0 else NONE
         if to < 0:
@@ -71,16 +74,27 @@ def drain_next(state, s):
         target = hierarchy.stores[to]
         slower_fs = max(store.read_block_fs, target.write_block_fs)
         begin_ps = max(cluster.now_ps, store.read_free_ps, target.write_free_ps)
-        end_ps = begin_ps + slower_fs * (end - there) // 1000
+        end_ps = begin_ps + slower_fs * slot.blocks // 1000
         store.read_free_ps = end_ps
         target.write_free_ps = end_ps
         store.moving = node
-        store.moving_end = end if slot.whole == 0 else -end
+        complete = slot.blocks == cache.nodes[node].blocks
+        store.moving_end = -end if slot.whole and complete else end
         store.moving_to = to
         store.moving_epoch = target.epoch
-        store.drained_blocks += end - there
+        store.drained_blocks += slot.blocks
         push_timer(state, end_ps, DRAINED, s * 65536 + store.epoch % 65536)
         return NOTHING
+    return depart(state, s)
+
+
+@inlined
+def depart(state, s):
+    """Let nobody read or write store s any more, in place; returns DEPART: what is under way is cut, then it is gone."""
+    store = state.hierarchy.stores[s]
+    store.present = 0
+    store.leaving = 0
+    take_no_more(state, s)
     return DEPART
 
 
@@ -97,8 +111,7 @@ def drained(state, s):
     target = state.hierarchy.stores[store.moving_to]
     node = store.moving
     there = raw_blocks(state, node, state.cluster[0].num_prefill + store.moving_to)
-    gone = not target.present or target.leaving or target.epoch != store.moving_epoch
-    if not gone and there >= state.cache.nodes[node].start_blocks:
+    if target.epoch == store.moving_epoch and there >= state.cache.nodes[node].start_blocks:
         put(state, store.moving_to, node, abs(store.moving_end), 1 if store.moving_end < 0 else 0)
     return drain_next(state, s)
 
@@ -107,8 +120,5 @@ def drained(state, s):
 def leave(state, s):
     """Take store s away with all it holds, modified in place. O(trie nodes)."""
     store = state.hierarchy.stores[s]
-    take_no_more(state, s)
     drop_all(state, state.cluster[0].num_instances + s)
     store.epoch += 1
-    store.present = 0
-    store.leaving = 0

@@ -150,7 +150,6 @@ def show(state, s):
     prefix.blocks = slot.blocks
     prefix.start_blocks = slot.start_blocks
     prefix.uses = slot.uses
-    prefix.score = slot.score
     return prefix
 
 
@@ -161,6 +160,7 @@ def show_more(state, i, s, examined):
     prefix = state.cache.prefix[0]
     instance = state.instances[i]
     slot = state.cache.slots[s]
+    prefix.score = slot.score
     prefix.tier = instance.tier
     prefix.examined = examined
     prefix.uses_since = slot.uses_since
@@ -202,21 +202,37 @@ def ask_write(state, i, s, evicting):
 @kernel
 def stays(state, i, s):
     """Ask once more about slot s, which is up for eviction; returns whether it was queued anew, modified in place."""
+    cache = state.cache
     instance = state.instances[i]
-    slot = state.cache.slots[s]
-    if slot.looked:
+    slot = cache.slots[s]
+    if slot.looked == instance.passes:
         return False
+    slot.looked = instance.passes
     score = ask_evict(state, i, s, 1)
-    slot.looked = 1
-    slot.uses_since = 0
     if not score > slot.score:
         return False
-    unlink(state.cache, instance, s)
-    slot.score = score
-    instance.queued += 1
-    slot.queued = instance.queued
-    link(state.cache, instance, s)
+    slot.uses_since = 0
+    queue_anew(cache, instance, s, score)
+    c = column_of(state, i)
+    node = cache.nodes[slot.node].parent
+    while node >= 0:  # what stands before it must not leave before it
+        above = cache.slot_of[node, c]
+        if score > cache.slots[above].floor:
+            cache.slots[above].floor = score
+        if cache.slots[above].pins == 0 and cache.slots[above].score <= score:
+            queue_anew(cache, instance, above, score)
+        node = cache.nodes[node].parent
     return True
+
+
+@inlined
+def queue_anew(cache, instance, s, score):
+    """Queue slot s, which is queued, by another score, after equal ones, modified in place."""
+    unlink(cache, instance, s)
+    cache.slots[s].score = score
+    instance.queued += 1
+    cache.slots[s].queued = instance.queued
+    link(cache, instance, s)
 
 
 @inlined
@@ -259,7 +275,7 @@ def spill(state, i, s):
     row.holder = i
     row.node = slot.node
     row.end_blocks = slot.start_blocks + slot.blocks
-    row.whole = slot.whole
+    row.whole = slot.whole and slot.blocks == state.cache.nodes[slot.node].blocks
     cluster.spilled += 1
 
 
@@ -287,6 +303,7 @@ def evict(state, i, blocks):
     instance = state.instances[i]
     view = state.views[i]
     c = column_of(state, i)
+    instance.passes += 1
     view.cached_blocks -= blocks
     view.free_blocks += blocks
     while blocks > 0:
@@ -302,7 +319,6 @@ def evict(state, i, blocks):
         blocks -= taken
         if slot.blocks > taken:
             slot.blocks -= taken
-            slot.whole = 0
             cache.slot_of[slot.node, c] = -2 - s
             return
         unlink(cache, instance, s)

@@ -162,7 +162,6 @@ def release_path(state, i, node):
             slot.last_used_ps = now_ps
             slot.uses += 1
             slot.uses_since += 1 if slot.uses > 1 else 0
-            slot.looked = 0
             score = ask_evict(state, i, s, 0)
             if score < slot.floor:
                 score = slot.floor
@@ -315,6 +314,7 @@ def insert(state, i, leaf, target_blocks, whole):
     if state.cluster[0].ttl_ps > 0:
         renew_path(state, leaf, c, target_blocks)
     if have >= target_blocks:
+        mark_whole(cache, leaf, c, target_blocks, whole)
         return
     pin_path(state, i, top)
     extra = min(target_blocks - have, state.views[i].free_blocks + state.views[i].cached_blocks)
@@ -340,11 +340,18 @@ def insert(state, i, leaf, target_blocks, whole):
         if state.cluster[0].lagged and i < state.cluster[0].num_instances:
             note_change(state, node, i, slot.blocks)
         node = cache.nodes[node].parent
-    if whole and deepest == leaf and cache.slot_of[leaf, c] >= 0:
-        cache.slots[cache.slot_of[leaf, c]].whole = 1
-    if disk >= 0 and deepest >= 0:
+    if disk >= 0 and deepest >= 0 and end > have:
         append_path(state, i, disk, deepest, have)
     release_path(state, i, deepest if deepest >= 0 else top)
+    mark_whole(cache, leaf, c, target_blocks, whole)
+
+
+@inlined
+def mark_whole(cache, leaf, c, target_blocks, whole):
+    """Note that a prompt ends with node `leaf` in column c if all of it came from where that was so. Modified in place."""
+    s = cache.slot_of[leaf, c]
+    if whole and s >= 0 and target_blocks == cache.nodes[leaf].start_blocks + cache.nodes[leaf].blocks:
+        cache.slots[s].whole = 1
 
 
 @inlined

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from traces import Trace
 
 LOG_CAPACITY = 1 << 16
-EVICT_READS = frozenset({"tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks", "next_use",
+EVICT_READS = frozenset({"score", "tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks", "next_use",
                          "group_share", "group_reuse_s", "uses_since"})
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
@@ -284,15 +284,15 @@ def _cache(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.ndar
     """Return empty caches of all holders; a trace block is a whole number of cluster blocks."""
     num_instances, one = len(cluster.instances), np.zeros(1, np.int64)
     classes = np.zeros(schema.TURNS * foresight[3], schema.GROUP)
+    holders = np.r_[0:num_prefill, num_instances : len(views)]
     if not cluster.prefix_cache or len(trie.parent) == 0:
-        return Cache(np.zeros(1, schema.NODE), np.full((1, 1), NONE, np.int32), np.zeros(1, schema.SLOT),
+        return Cache(np.zeros(1, schema.NODE), np.full((1, len(holders)), NONE, np.int32), np.zeros(1, schema.SLOT),
                      np.zeros(1, schema.PREFIX), np.zeros(1, np.int32), one, one, one, classes)
     scale = trie.block_tokens // cluster.block_tokens
     nodes = np.zeros(len(trie.parent), schema.NODE)
     nodes["parent"] = trie.parent
     nodes["blocks"] = np.asarray(trie.blocks) * scale
     nodes["start_blocks"] = np.asarray(trie.start_blocks) * scale
-    holders = np.r_[0:num_prefill, num_instances : len(views)]
     capacity = np.minimum(len(nodes), views["total_blocks"][holders].astype(np.int64))
     instances["slot_first"][holders] = instances["slots_used"][holders] = np.cumsum(capacity) - capacity
     slot_of = np.full((len(nodes), len(holders)), NONE, np.int32)

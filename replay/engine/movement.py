@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from replay.engine.disk import plan_read, put
 from replay.engine.compaction import serve, serve_times
 from replay.engine.jit import inlined, kernel
@@ -203,6 +205,7 @@ def plan(state, r, i):
     if load.count == 0:
         return False, 0.0
     make_offer(state, r, i)
+    state.views[i].hit_tokens = state.hierarchy.offer[0].hbm_tokens
     request = state.requests[r]
     tier, wait_s = state.policies.fetch(request, state.views[i], state.hierarchy.offer[0], cluster.now_ps, state.tunables)
     if not wait_s >= 0.0:
@@ -249,9 +252,8 @@ def plan_at_dispatch(state, r, i):
         return 0
     load.waits = 1
     if wait_s != math.inf:
-        if wait_s > 9e6:
-            wait_s = 9e6
-        push_timer(state, cluster.now_ps + int(wait_s * 1e12 + 0.5), TIMEOUT, r)
+        wait_ps = np.int64(np.rint(min(wait_s, 9e6) * 1e12))
+        push_timer(state, cluster.now_ps + wait_ps, TIMEOUT, r)
     return 1
 
 
@@ -283,7 +285,9 @@ def start(state, r, i):
     if hot:
         hierarchy.keys[hierarchy.keys[state.jobs[r].leaf].key].reads += 1
     state.instances[i].loads += 1
+    load.under_way = 1
     push_timer(state, load.end_ps, LOADED, r)
+    load.timer = cluster.timer_sequence
 
 
 @kernel
@@ -307,7 +311,7 @@ def arrived_blocks(state, r):
                 arrived += (part.upto_blocks - part.from_blocks) * elapsed_ps // whole_ps
             break
         arrived = part.upto_blocks
-    return whole_units(state, arrived)
+    return arrived
 
 
 @kernel
@@ -315,40 +319,55 @@ def conclude(state, r, i):
     """Settle what request r, about to be admitted on instance i, has of its load. Modified in place.
 
     What has arrived enters the HBM, and the rest is given up; with overlap it may be counted and waited for layer by
-    layer. Without prefetch the load starts only now.
+    layer. Without prefetch the load starts only now. A load that is counted stands until its request is admitted.
     """
     cluster = state.cluster[0]
     load = state.hierarchy.loads[r]
-    before = load.state
-    if before == NOT_PLANNED:
-        wanted, _ = plan(state, r, i)
-        if wanted:
-            start(state, r, i)
-            load.state = LOAD_OVER
-            load.counted_blocks = load.upto_blocks
-            load.landed_blocks = load.upto_blocks
-        return
-    load.state = LOAD_OVER
+    load.counted_blocks = 0
     leaf = state.jobs[r].leaf
-    if before == PENDING_LOAD or seen_blocks(state, leaf, i) < load.base_blocks:
+    if leaf < 0 or state.jobs[r].scheduled_ps >= 0:
+        return
+    if not cluster.prefetch and not load.under_way and load.landed_blocks < 0:
+        wanted, _ = plan(state, r, i)
+        if not wanted:
+            return
+        start(state, r, i)
+    if load.state == LOAD_OVER:
+        return
+    seen = seen_blocks(state, leaf, i) >= load.base_blocks
+    if not cluster.prefetch:
+        if seen:
+            load.counted_blocks = load.upto_blocks
+        else:
+            load.state = LOAD_OVER
+        return
+    if load.state == PENDING_LOAD or not seen:
+        load.state = LOAD_OVER
         return
     arrived = arrived_blocks(state, r)
-    if cluster.overlap:
-        view = state.views[i]
-        prompt = state.requests[r].prompt_tokens
-        first = usable_tokens(state, arrived, prompt, view.block_tokens)
-        last = usable_tokens(state, load.upto_blocks, prompt, view.block_tokens)
-        if (load.end_ps - cluster.now_ps) * 1e-12 <= compute_s(view, first, last):
-            load.counted_blocks = load.upto_blocks
-            load.landed_blocks = load.upto_blocks
-            return
+    if cluster.overlap and worth_waiting(state, r, i, arrived):
+        load.counted_blocks = load.upto_blocks
+        return
+    load.state = LOAD_OVER
+    arrived = whole_units(state, arrived)
     if arrived > load.base_blocks:
         insert(state, i, leaf, arrived, 1)
         load.landed_blocks = arrived
 
 
+@inlined
+def worth_waiting(state, r, i, arrived):
+    """Whether what request r still loads is there before it could be computed on instance i."""
+    load = state.hierarchy.loads[r]
+    view = state.views[i]
+    context = state.requests[r].prompt_tokens + state.requests[r].generated_tokens
+    first = usable_tokens(state, arrived, context, view.block_tokens)
+    last = usable_tokens(state, load.upto_blocks, context, view.block_tokens)
+    return (load.end_ps - state.cluster[0].now_ps) * 1e-12 <= compute_s(view, first, last)
+
+
 @kernel
-def release_parts(state, r, promote):
+def release_parts(state, r):
     """Let go of what the load of request r holds on stores; what came from disk may enter the DRAM above. In place."""
     cluster = state.cluster[0]
     hierarchy = state.hierarchy
@@ -357,11 +376,11 @@ def release_parts(state, r, promote):
     for k in range(load.count):
         part = hierarchy.parts[MOST_PARTS * r + k]
         store = hierarchy.stores[part.store]
-        if promote and store.disk >= 0 and part.card >= 0 and is_there(state, part.card):
-            card = hierarchy.stores[part.card]
+        comes = cluster.promote and store.disk >= 0 and part.upto_blocks > part.from_blocks
+        if comes and part.card >= 0 and is_there(state, part.card):
             c = cluster.num_prefill + part.card
             raw = resident_blocks(state.cache, deepest_resident(state.cache, leaf, c), c)
-            if not card.leaving and raw >= part.from_blocks:
+            if not hierarchy.stores[part.card].leaving and raw >= part.from_blocks:
                 put(state, part.card, leaf, part.upto_blocks, 1)
         if part.epoch == store.epoch:
             release_path(state, cluster.num_instances + part.store, part.pin)
@@ -372,12 +391,15 @@ def land_load(state, r, i):
     """End the load of request r to instance i, modified in place; returns whether KV entered the HBM."""
     load = state.hierarchy.loads[r]
     standing = load.state == LOADING
-    if not load.cut:
-        release_parts(state, r, state.cluster[0].promote)
+    release_parts(state, r)
     state.instances[i].loads -= 1
+    load.under_way = 0
+    load.counted_blocks = 0
+    if not standing:
+        return 0
     load.state = LOAD_OVER
     leaf = state.jobs[r].leaf
-    if not standing or load.upto_blocks <= load.base_blocks or seen_blocks(state, leaf, i) < load.base_blocks:
+    if seen_blocks(state, leaf, i) < load.base_blocks:
         return 0
     insert(state, i, leaf, load.upto_blocks, 1)
     load.landed_blocks = load.upto_blocks
@@ -415,14 +437,27 @@ def cut_load(state, s):
     hierarchy = state.hierarchy
     for r in range(len(hierarchy.loads)):
         load = hierarchy.loads[r]
-        if load.state != LOADING or load.cut:
+        if not load.under_way:
             continue
         for k in range(load.count):
             part = hierarchy.parts[MOST_PARTS * r + k]
             if part.store == s and part.epoch == hierarchy.stores[s].epoch:
-                arrived = arrived_blocks(state, r)
-                release_parts(state, r, 0)
-                load.upto_blocks = arrived
-                load.cut = 1
+                cut_parts(state, r)
                 return r
     return NONE
+
+
+@kernel
+def cut_parts(state, r):
+    """Let the load of request r end now with what has arrived, modified in place."""
+    load = state.hierarchy.loads[r]
+    arrived = arrived_blocks(state, r)
+    for k in range(load.count):
+        part = state.hierarchy.parts[MOST_PARTS * r + k]
+        left = part.upto_blocks - max(part.from_blocks, min(part.upto_blocks, arrived))
+        state.hierarchy.stores[part.store].cut_blocks += left
+        part.upto_blocks -= left
+    load.upto_blocks = arrived
+    load.load_ps = state.cluster[0].now_ps - load.issued_ps
+    load.end_ps = state.cluster[0].now_ps
+    load.timer = 0

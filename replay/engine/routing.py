@@ -291,7 +291,6 @@ def dispatch_load(state, r, i, fetched):
     if not cluster.prefetch:
         return False
     settle(state, i)
-    state.jobs[r].instance = i
     if state.policies.tiers(address_of(state), OP_PLAN, r, i) == 0:
         return False
     state.jobs[r].stage = FETCHING
@@ -301,7 +300,7 @@ def dispatch_load(state, r, i, fetched):
 @kernel
 def land(state, policies, r):
     """Handle the end of the load of request r: KV enters the HBM of its instance, the next load starts. In place."""
-    i = state.jobs[r].instance
+    i = state.jobs[r].prefill_instance
     load = state.hierarchy.loads[r]
     settle(state, i)
     if state.policies.tiers(address_of(state), OP_LAND, r, i):
@@ -319,7 +318,7 @@ def land(state, policies, r):
 @inlined
 def stop_waiting(state, policies, r):
     """Put request r, which waited for a load, into the queue of its instance, modified in place."""
-    i = state.jobs[r].instance
+    i = state.jobs[r].prefill_instance
     load = state.hierarchy.loads[r]
     instance = state.instances[i]
     load.waits = 0

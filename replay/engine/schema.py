@@ -118,7 +118,7 @@ INSTANCE = np.dtype([
     ("link_head", "i4"), ("link_tail", "i4"),
     ("lru_head", "i4"), ("lru_tail", "i4"), ("slot_free", "i4"), ("slots_used", "i4"),
     ("slot_first", "i4"), ("heap_count", "i4"),  # first row of its slots; slots in its eviction heap
-    ("queued", "i8"), ("clock", "f8"), ("inserted_blocks", "i8"),
+    ("queued", "i8"), ("clock", "f8"), ("inserted_blocks", "i8"), ("passes", "i4"),
     ("tier", "i4"),                # 0 HBM; the rows after the instances are stores: DRAM 1, disk 2
     ("private_dram", "i4"), ("local_disk", "i4"),  # stores of its own, -1 for none
     ("loads", "i4"), ("pending_head", "i4"), ("pending_tail", "i4"),  # loads under way to it, and those that wait
@@ -148,10 +148,10 @@ SLOT = np.dtype([
     ("place", "i4"),               # where it stands in the holder's heap of queued slots, -1 if in the list or not queued
     ("queued", "i8"),              # when it joined the eviction queue, as a running number of the holder
     ("fragment", "i4"),            # of a disk: its newest fragment, -1 for none
-    ("uses_since", "i4"),          # uses since it came or was last examined, its first one not counted
+    ("looked", "i4"),              # pass over the eviction queue in which it was examined last
+    ("uses_since", "i4"),          # uses since it came or got a second chance, its first one not counted
     ("group", "i4"),               # class of its last user, see GROUP
     ("whole", "i1"),               # it ends a prompt that was published here as a whole
-    ("looked", "i1"),              # examined since its last use
     ("spared", "i1"),              # a waiting request needs it: it leaves after all others
 ], align=True)
 
@@ -163,7 +163,7 @@ PREFIX = np.dtype([
     ("score", "f8"),               # as last given
     ("tier", "i4"),                # 0 HBM, 1 DRAM, 2 disk
     ("examined", "i4"),            # 1 if asked because the node is up for eviction: a higher score queues it anew
-    ("uses_since", "i4"),          # uses since it came or was last examined, its first one not counted
+    ("uses_since", "i4"),          # uses since it came or got a second chance, its first one not counted
     ("clock", "f8"),               # score of the node last evicted from this holder, -1e308 before the first
     ("total_blocks", "i8"), ("inserted_blocks", "i8"), ("evicted_blocks", "i8"),  # of the holder: size, ever put in, out
     ("next_use", "i8"),            # for oracle_* only: next row of the trace that uses the node, -1 if none
@@ -233,7 +233,7 @@ CLUSTER = np.dtype([
     ("in_flight", "i4"), ("writes", "i4"), ("replicate_after", "i4"), ("unit_tokens", "i4"), ("unit_blocks", "i4"),
     ("bound", "f8"),
     ("ttl_ps", "i8"), ("gc_ps", "i8"), ("lag_ps", "i8"), ("lookup_ps", "i8"), ("node_ps", "i8"), ("gc_node_ps", "i8"),
-    ("timers", "i8"), ("timer_sequence", "i8"), ("spilled", "i8"), ("spills_lost", "i8"),
+    ("timers", "i8"), ("timer_sequence", "i8"), ("timer_now", "i8"), ("spilled", "i8"), ("spills_lost", "i8"),
     ("changes_begin", "i8"), ("changes_end", "i8"), ("gc_nodes", "i8"),
     ("sample_ps", "i8"), ("samples", "i8"),
 ], align=True)
@@ -259,11 +259,12 @@ MOST_PARTS = 4
 LOAD = np.dtype([
     ("dispatched_ps", "i8"), ("issued_ps", "i8"), ("end_ps", "i8"),
     ("lookup_ps", "i8"), ("load_ps", "i8"), ("exposed_ps", "i8"),
+    ("timer", "i8"),               # sequence of the event that ends it
     ("base_blocks", "i4"), ("upto_blocks", "i4"), ("counted_blocks", "i4"),  # in HBM; in all; taken as hit while loading
     ("landed_blocks", "i4"),       # -1 until it landed or was counted
     ("dram_tokens", "i4"), ("disk_tokens", "i4"),
     ("next", "i4"),                # pending list of the instance
-    ("state", "i1"), ("count", "i1"), ("waits", "i1"), ("cut", "i1"), ("tier", "i1"),
+    ("state", "i1"), ("count", "i1"), ("waits", "i1"), ("under_way", "i1"), ("tier", "i1"),
 ], align=True)
 PART = np.dtype([
     ("start_ps", "i8"), ("end_ps", "i8"), ("card_ps", "i8"),

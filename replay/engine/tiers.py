@@ -1,6 +1,6 @@
 """The part of the engine that runs the KV hierarchy, behind one function, so that a run without it need not load it."""
 
-from replay.engine.elastic import change_store, drained, leave
+from replay.engine.elastic import change_store, depart, drained, leave
 from replay.engine.index import believe, look_up, note_routed
 from replay.engine.jit import kernel
 from replay.engine.lifetime import collect
@@ -11,7 +11,6 @@ from replay.engine.schema import (
     COLLECT_ALL,
     CONSIDER,
     DEADLINE,
-    DEPART,
     ENQUEUE,
     LAND,
     LOADED,
@@ -47,7 +46,8 @@ def next_event(state):
     if kind == LOOKED_UP:
         return 8 * what + CONSIDER
     if kind == LOADED:
-        return NOTHING if load.cut else 8 * what + LAND
+        current = load.under_way and load.timer == state.cluster[0].timer_now
+        return 8 * what + LAND if current else NOTHING
     if kind == TIMEOUT:
         return 8 * what + ENQUEUE if load.waits else NOTHING
     if kind == WRITTEN:
@@ -64,7 +64,7 @@ def next_event(state):
     if not store.present or not store.leaving or store.epoch % 65536 != what % 65536:
         return NOTHING
     if kind == DEADLINE:
-        return 8 * s + DEPART
+        return 8 * s + depart(state, s)
     return 8 * s + drained(state, s)
 
 

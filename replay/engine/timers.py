@@ -52,6 +52,7 @@ def pop_timer(state):
     heap = state.hierarchy.timer_heap
     kind = heap[0].kind
     what = heap[0].what
+    cluster.timer_now = heap[0].sequence
     count = cluster.timers - 1
     cluster.timers = count
     swap(heap, 0, count)

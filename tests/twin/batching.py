@@ -114,6 +114,8 @@ def admit(twin: Twin, server: Server, request: Request) -> None:
     else:
         hit = admission_hit(request, server)
         path = server.blocks.visible(request.chain)
+        if path:
+            server.blocks.count_reuse(request.chain, server.blocks.rules.group(request.kind, request.turn))
         server.blocks.pin(path)
         request.held_runs = len(path)
         request.blocks_reused = sum(len(resident.blocks) for resident in path)
@@ -212,6 +214,7 @@ def publish(twin: Twin, server: Server, request: Request) -> None:
     copied = prompt_blocks - request.blocks_reused
     moved = server.blocks.publish(request.chain, request.held_runs)
     request.held_runs = len(request.chain)
+    server.blocks.name_user(request.chain, server.blocks.rules.group(request.kind, request.turn))
     request.private_blocks -= copied
     server.blocks.give_back(copied - moved)
     if twin.hierarchy is not None:

@@ -28,6 +28,7 @@ class Hierarchy:
         self.clock = twin.clock
         self.policies = twin.policies
         self.layers = layers
+        self.asks_at_eviction = twin.asks_at_eviction
         self.events: list[tuple[int, int, str, Any]] = []  # (time, sequence, kind, of what)
         self.pushed = 0
         self.spills: list[Spill] = []

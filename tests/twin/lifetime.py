@@ -31,7 +31,7 @@ def collect(h: Hierarchy) -> None:
     """Free what is dead everywhere, and come again if anything else is to happen."""
     caches = [server.blocks for server in h.twin.servers] + [store.cache for store in h.stores]
     h.shards.sweep(sum(cache.expire() for cache in caches))
-    if h.twin.pending_events():
+    if h.twin.goes_on():
         h.push(h.clock.now + h.kv.gc_ps, "gc", None)
 
 
@@ -57,7 +57,7 @@ def leave(h: Hierarchy, store: Store) -> None:
         arrived = load.arrived(now)
         for segment in load.segments:
             segment.end = max(segment.first, min(segment.end, arrived))
-        load.end_ps = now
+        load.end_ps, load.reach = now, arrived
         load.request.load_ps = now - load.issued_ps
         ended(h, load)
     for copy in store.writes:

@@ -63,6 +63,8 @@ class Twin:
         defaults = {"fetch": load_all_at_once, "write": write_all}
         self.policies = defaults | {slot: plain(chosen) for slot, chosen in policies.items()}
         self.clock = Clock()
+        write = policies.get("write")
+        self.asks_at_eviction = write is None or "evicting" in write.policy.uses
         self.reads_hits = any("hit_tokens" in policies[slot].policy.reads for slot in ("route", "admit"))
         self.requests = requests
         kv = cluster.kv
@@ -84,6 +86,10 @@ class Twin:
         self.gaps: list[list[int]] = [[] for _ in range(num_tiers)]
         self.events = 0
         self.hierarchy = Hierarchy(kv, rules, self, cluster.layers) if kv else None
+
+    def goes_on(self) -> bool:
+        """Say whether any request has not come to its end."""
+        return any(request.status == "unfinished" for request in self.requests)
 
     @property
     def now(self) -> int:

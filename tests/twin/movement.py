@@ -190,7 +190,8 @@ def ended(h: Hierarchy, load: Load) -> None:
     chain = load.request.chain
     for segment in load.segments:
         dram = segment.above
-        if h.kv.promote and segment.store.tier == DISK and segment.end > segment.first and dram and dram.present:
+        comes = h.kv.promote and segment.store.tier == DISK and segment.end > segment.first
+        if comes and dram and dram.present and not dram.leaving:
             if dram.cache.raw_blocks(chain) >= segment.first:
                 dram.cache.insert(chain, segment.end, segment.end == end_of(chain))
         if segment.life == segment.store.life:
@@ -288,7 +289,9 @@ def conclude(h: Hierarchy, server: Server, head: Request) -> None:
 def on_demand(h: Hierarchy, server: Server, head: Request) -> None:
     """Start a load for the head of a queue, which runs when it is there."""
     load = head.load
-    if load is None or load.state == OVER:
+    if head.scheduled_ps >= 0:
+        return
+    if load is None or (load.state == OVER and load.landed < 0):
         load, _ = plan(h, head, server)
         if load is None:
             return

@@ -42,10 +42,9 @@ class Ring:
         present = sum(self.open)
         total = sum(self.held(owner) for owner, there in enumerate(self.open) if there)
         walk = list(self.clockwise(key))
-        room = [o for o in walk if (self.held(o) + 1) * present <= ceil(self.bound * (total + 1))]
         if not walk:
             return None
-        self.owner_of[key] = (room or walk)[0]
+        self.owner_of[key] = next(o for o in walk if self.held(o) + 1 <= ceil(self.bound * (total + 1) / present))
         return self.owner_of[key]
 
     def another(self, key: int, owner: int) -> int | None:

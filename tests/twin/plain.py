@@ -38,6 +38,7 @@ class Request:
     parent: int
     think_ps: int
     chain: list[Run]
+    turn: int
     sequence: int = 0
     key: float = 0.0
     margin: float = 0.0

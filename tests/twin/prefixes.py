@@ -22,6 +22,15 @@ class Clock:
     now: int = 0
 
 
+@dataclass
+class Group:
+    """How often nodes are used again after a use by one class of requests."""
+
+    uses: int = 0
+    reuses: int = 0
+    reuse_s: float = 0.0
+
+
 @dataclass(frozen=True)
 class Rules:
     """What all holders of a cluster have in common beyond the evict policy."""
@@ -31,6 +40,11 @@ class Rules:
     ttl_ps: int = 0
     refresh: bool = True
     exact: bool = False
+    groups: dict[tuple[int, int], Group] = field(default_factory=dict)  # by kind and turn, turns from 7 on as one
+
+    def group(self, kind: int, turn: int) -> Group:
+        """Return the class of a request."""
+        return self.groups.setdefault((kind, min(turn, 7)), Group())
 
 
 class Watch:
@@ -67,6 +81,7 @@ class Resident:
     score: float = 0.0
     floor: float = -inf
     queued: int = 0  # when it joined the queue of unpinned runs, as a running number
+    group: Group = field(default_factory=Group)  # class of its last user
     whole: bool = False  # a whole prompt ended here when it was published, or came as a copy of such
 
     @property
@@ -130,6 +145,8 @@ class BlockCache:
             total_blocks=self.total_blocks,
             inserted_blocks=self.inserted_blocks,
             evicted_blocks=self.evicted_blocks,
+            group_share=(resident.group.reuses + 1.0) / (resident.group.uses + 2.0),
+            group_reuse_s=(resident.group.reuse_s + 60.0) / (resident.group.reuses + 1.0),
         )
 
     # what is here
@@ -178,6 +195,21 @@ class BlockCache:
     def _note(self, run: Run) -> None:
         blocks = len(self.residents[run].blocks) if run in self.residents else 0
         self.history.setdefault(run, []).append((self.clock.now, blocks))
+
+    def count_reuse(self, chain: list[Run], group: Group) -> None:
+        """Note that a request of a class, about to hold what is here of its chain, uses that again."""
+        for resident in reversed(self.path(chain)):
+            if resident.pins == 0 and resident.uses > 0:
+                resident.group.reuses += 1
+                resident.group.reuse_s += (self.clock.now - resident.last_used_ps) * 1e-12
+            resident.group = group
+            group.uses += 1
+
+    def name_user(self, chain: list[Run], group: Group) -> None:
+        """Note that a request of a class published its chain; a first use counts."""
+        for run in chain:
+            self.residents[run].group = group
+            group.uses += self.residents[run].uses == 0
 
     # pins
 

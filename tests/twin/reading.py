@@ -20,7 +20,7 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
     """Read a trace into plain objects."""
     rows = range(len(trace))
     keys = draws.request_keys(seed, len(trace))
-    prefixes = chains(trace, cluster.block_tokens)
+    prefixes = chains(trace, cluster.block_tokens) if cluster.prefix_cache else [[] for _ in rows]
     closed = "parent" in trace
     parents = trace.column("parent").tolist() if closed else [-1 for _ in rows]
     think = trace.column("think_s").tolist() if closed else [0.0 for _ in rows]
@@ -42,9 +42,17 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
             parent=parents[row],
             think_ps=ps(think[row]),
             chain=prefixes[row],
+            turn=turn_of(row, parents, codes["session"]) if closed or "session" in trace else 0,
         )
         for row in rows
     ]
+
+
+def turn_of(row: int, parents: Sequence[int], sessions: Sequence[int]) -> int:
+    """Count the turns before a request: its ancestors, or the earlier rows of its session."""
+    if any(parent >= 0 for parent in parents):
+        return 0 if parents[row] < 0 else 1 + turn_of(parents[row], parents, sessions)
+    return sum(session == sessions[row] for session in sessions[:row]) if sessions[row] >= 0 else 0
 
 
 def plain(chosen: Chosen) -> partial:

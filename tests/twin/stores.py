@@ -108,7 +108,7 @@ class ServerWatch(Watch):
 
     def evicting(self, cache: BlockCache, resident: Resident) -> None:
         """Ask whether to write what goes."""
-        if self.hierarchy.wants_write(cache.seen(resident), evicting=1):
+        if self.hierarchy.asks_at_eviction and self.hierarchy.wants_write(cache.seen(resident), evicting=1):
             flag = resident.whole and resident.complete
             self.hierarchy.spills.append(Spill(self.server, resident.run, resident.end, flag))
 
@@ -116,7 +116,7 @@ class ServerWatch(Watch):
         """Return the runs of the prompts that wait."""
         if not self.hierarchy.kv.lookahead:
             return set()
-        return {run for request in self.server.queue for run in request.chain}
+        return {run for request in self.server.queue if not request.handed_off for run in request.chain}
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,10 @@ class Segment:
         if self.end_ps <= now_ps:
             return blocks
         sent_ps = self.end_ps - self.latency_ps
-        whole_ps = sent_ps - self.start_ps
-        return blocks * max(0, min(now_ps, sent_ps) - self.start_ps) // whole_ps if whole_ps > 0 else 0
+        whole_ps, elapsed_ps = sent_ps - self.start_ps, max(0, min(now_ps, sent_ps) - self.start_ps)
+        while whole_ps >= 1 << 40:
+            whole_ps, elapsed_ps = whole_ps >> 1, elapsed_ps >> 1
+        return blocks * elapsed_ps // whole_ps if whole_ps > 0 else 0
 
 
 @dataclass(eq=False)
@@ -185,11 +187,14 @@ class Load:
     end_ps: int = -1
     landed: int = -1  # blocks of the path that it brought or counted, -1 if none
     sent: int = 0
+    reach: int = -1  # of a load that was cut: the blocks that were there then
     parts: list[tuple[int, int, int]] = field(default_factory=list)  # (tier, first, end) as started
 
     @property
     def cur(self) -> int:
         """Blocks of the path when it is there."""
+        if self.reach >= 0:
+            return self.reach
         return self.segments[-1].end if self.segments else self.base
 
     def arrived(self, now_ps: int) -> int:
