@@ -20,7 +20,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
     shared, stores = random_stores(random, cluster)
     scale_ps = end_ps + random.choice([1000, 20_000, 300_000])
     ttl_ps = random.choice([0, 0, 0, 0, 0, 150, 5000, max(1, scale_ps // 10), max(1, scale_ps)])
-    gc_ps = max(random.choice([0, 37, 3001]), scale_ps // 100) if random.random() < 0.8 else 0
+    gc_ps = max(random.choice([300, 3001, 50_000]), scale_ps // 100) if random.random() < 0.8 else 0
     bt = cluster.block_tokens
     return Kv(
         stores=tuple(stores),
@@ -49,7 +49,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
 
 
 def random_stores(random: Random, cluster: Cluster) -> tuple[int, list[Store]]:
-    """Draw the stores: DRAM shared or private, disks below or instead of it; returns how many are shared DRAM, and all."""
+    """Draw the stores: DRAM shared or private, disks below or instead of it; returns how many are shared, and all."""
     dram, disk = random.choice(DRAMS), random.choice(DISKS)
     if dram == disk == "none":
         dram = "shared"

@@ -10,7 +10,7 @@ from tests.twin import lifetime, movement, writes
 from tests.twin.chains import Run, key_of
 from tests.twin.laws import check, check_end
 from tests.twin.placement import Ring, Shards
-from tests.twin.prefixes import Rules
+from tests.twin.residents import Rules
 from tests.twin.stores import Load, ServerWatch, Spill, Store, stores_of
 
 if TYPE_CHECKING:

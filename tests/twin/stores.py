@@ -9,7 +9,8 @@ from replay.kv import DISK, DRAM, Kv
 from replay.kv import Store as Spec
 from tests.twin.chains import Run
 from tests.twin.disk import Disk
-from tests.twin.prefixes import BlockCache, Clock, Resident, Rules, Watch
+from tests.twin.prefixes import BlockCache
+from tests.twin.residents import Clock, Resident, Watch
 
 if TYPE_CHECKING:
     from tests.twin.hierarchy import Hierarchy
