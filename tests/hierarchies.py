@@ -152,6 +152,7 @@ def random_movement(random: Random) -> dict[str, Chosen]:
     }
     if random.random() < 0.5:
         functions = [(odd_fetch.odd_clock, {"deep": random.random() < 0.5}), (odd_fetch.odd_second, {})]
+        functions.append((odd_fetch.second_chance, {}))
         function, values = random.choice(functions)
         found["evict"] = chosen("evict", function, **values)
     return found

@@ -64,10 +64,11 @@ def case(
 ) -> Case:
     """Make a case of (arrival, prompt, output) and blocks by row.
 
-    more : instances (2), kv_blocks (64), layers; fetch and write policies
+    more : instances (2), kv_blocks (64), max_batch (8), layers; fetch, write and evict policies
     """
     instances = [
-        small_instance("mixed", PROFILE, token_budget=64, kv_blocks=more.get("kv_blocks", 64))
+        small_instance("mixed", PROFILE, token_budget=64, kv_blocks=more.get("kv_blocks", 64),
+                       max_batch=more.get("max_batch", 8))
         for _ in range(more.get("instances", 2))
     ]
     cluster = replace(small_cluster(instances), kv=hierarchy, layers=more.get("layers", 1))
@@ -75,6 +76,7 @@ def case(
         "fetch": more.get("fetch", chosen("fetch", odd_fetch.everything)),
         "write": more.get("write", chosen("write", odd_fetch.on_publish)),
     }
+    policies |= {"evict": more["evict"]} if "evict" in more else {}
     trace = small_trace([row for row, _ in rows], [chain for _, chain in rows])
     return Case(name, trace, cluster, policies, dict(expected), dict(stores or {}))
 
@@ -253,13 +255,51 @@ WRITES = [
     ),
 ]  # fmt: skip
 
+ONE_BLOCK = [((0, 5, 1), [1]), ((1000, 5, 1), [2])]
+EVICTIONS = [
+    case(
+        # Of four blocks two are cached: 1, used again at 2000, and 2. Row 3 needs three, so one must go: first in was
+        # 1, but it gets a second chance and 2 goes.
+        "second chance",
+        [*ONE_BLOCK, ((2000, 5, 1), [1]), ((3000, 9, 1), []), ((4000, 5, 1), [1]), ((5000, 5, 1), [2])],
+        kv(), {"hit_tokens": [0, 0, 4, 0, 4, 0]}, instances=1, kv_blocks=4, fetch=NOTHING, write=NEVER,
+        evict=chosen("evict", odd_fetch.second_chance),
+    ),
+    case(
+        # Row 2 runs until 2110; then row 3 needs three blocks while row 4 waits for block 1, used less recently than 2.
+        "what the queue wants stays",
+        [*ONE_BLOCK, ((2000, 1, 1), []), ((2001, 9, 1), []), ((2002, 5, 1), [1]), ((5000, 5, 1), [2])],
+        kv(lookahead=True), {"hit_tokens": [0, 0, 0, 0, 4, 0], "scheduled_ps": [0, 1000, 2000, 2110, 2300, 5000]},
+        instances=1, kv_blocks=4, max_batch=1, fetch=NOTHING, write=NEVER,
+    ),
+    case(
+        # The same without looking ahead.
+        "least recently used",
+        [*ONE_BLOCK, ((2000, 1, 1), []), ((2001, 9, 1), []), ((2002, 5, 1), [1]), ((5000, 5, 1), [2])],
+        kv(), {"hit_tokens": [0, 0, 0, 0, 0, 4]}, instances=1, kv_blocks=4, max_batch=1, fetch=NOTHING, write=NEVER,
+    ),
+    on_an_idle_one(
+        # Read once from shared DRAM, block 1 has two homes: when row 1 publishes, node 1 gets a copy too.
+        "replicated", kv(stores=(SHARED, replace(SHARED, node=1)), replicate_after=1),
+        {"dram_tokens": 8, "first_token_ps": 1730}, stores={"written_blocks": [2, 2], "resident_blocks": [2, 2]},
+        fetch=FAITHFUL,
+    ),
+]  # fmt: skip
+
 INDEX = [
     case(
-        # A lookup of a prompt of one node takes 50 + 10. Row 1 waits for row 0's, then until 60 + 190 for its iteration.
+        # Looked up by 60, in HBM by 250 and in DRAM by 290, dead 500 ps later, swept at 1000: two nodes of 30 ps, so the
+        # shard is busy until 1060. Row 1 is looked up then: 50 + 10.
+        "a sweep keeps the index busy", [((0, 9, 1), AB), ((1010, 9, 1), AB)],
+        kv(index=replace(NO_INDEX, shards=1, lookup_ps=50, node_ps=10, gc_node_ps=30), ttl_ps=500, gc_ps=1000),
+        {"lookup_ps": [60, 110], "hit_tokens": [0, 0]}, stores={"inserted_blocks": [4]}, instances=1,
+    ),
+    case(
+        # A lookup of a prompt of one node takes 50 + 10. Row 1 waits for row 0's, then for its iteration (250).
         "a queue at the index", [((0, 9, 1), AB), ((0, 9, 1), AB)],
         kv(index=replace(NO_INDEX, shards=1, lookup_ps=50, node_ps=10)),
         {"lookup_ps": [60, 120], "arrival_ps": [0, 0], "scheduled_ps": [60, 250], "hit_tokens": [0, 8]}, instances=1,
     ),
 ]  # fmt: skip
 
-CASES = [*LOADS, *LIFETIMES, *CHANGES, *WRITES, *INDEX]
+CASES = [*LOADS, *LIFETIMES, *CHANGES, *WRITES, *EVICTIONS, *INDEX]
