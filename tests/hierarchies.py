@@ -33,7 +33,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
         promote=random.random() < 0.7,
         lookahead=random.random() < 0.3,
         in_flight=random.choice([1, 1, 2, 8]),
-        writes=random.choice([1, 1, 2, 3, 50]),
+        writes=random.choice([1, 2, 3, 50, 50]),
         replicate_after=random.choice([0, 0, 1, 3]),
         key_blocks=random.choice([1, 1, 2, 4]),
         bound=random.choice([1.0, 1.25, 2.0, 50.0]),
@@ -51,6 +51,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
 def random_stores(random: Random, cluster: Cluster) -> tuple[int, list[Store]]:
     """Draw the stores: DRAM shared or private, disks below or instead of it; returns how many are shared, and all."""
     dram, disk = random.choice(DRAMS), random.choice(DISKS)
+    ample = random.random() < 0.6
     if dram == disk == "none":
         dram = "shared"
     shared = random.randint(1, 4) if dram in ("shared", "both") else 0
@@ -58,24 +59,24 @@ def random_stores(random: Random, cluster: Cluster) -> tuple[int, list[Store]]:
     nodes = [(node, -1) for node in range(shared)]
     if dram in ("private", "both"):
         nodes += [(shared + place, owner) for place, owner in enumerate(owners)]
-    drams = [random_store(random, DRAM, node, owner) for node, owner in nodes]
+    drams = [random_store(random, DRAM, node, owner, ample) for node, owner in nodes]
     if disk == "none":
         return shared, drams
     if disk == "store":
         below = [len(drams)] * len(drams)
-        disks = [random_store(random, DISK, -1, -1)]
+        disks = [random_store(random, DISK, -1, -1, ample)]
     else:
         below = [len(drams) + place for place in range(len(drams))]
-        disks = [random_store(random, DISK, node, owner) for node, owner in nodes or list(enumerate(owners))]
+        disks = [random_store(random, DISK, node, owner, ample) for node, owner in nodes or list(enumerate(owners))]
     return shared, [*(replace(store, below=place) for store, place in zip(drams, below, strict=True)), *disks]
 
 
-def random_store(random: Random, tier: int, node: int, server: int) -> Store:
-    """Draw a store, most often too small."""
-    blocks = random.choice([1, 2, 5, 8, 20, 40, 40, 1000])
+def random_store(random: Random, tier: int, node: int, server: int, ample: bool) -> Store:
+    """Draw a store: too small and too slow, or ample, so that there is something to load."""
+    blocks = random.choice([10, 20, 40, 1000] if ample else [1, 2, 5, 8, 20])
     if tier == DISK:
         return Store(DISK, node, server, random.choice([blocks, 4 * blocks]), -1, 0, 0, 0)
-    read_fs, write_fs = random.choice(SPEEDS_FS), random.choice(SPEEDS_FS)
+    read_fs, write_fs = random.choice(SPEEDS_FS), random.choice(SPEEDS_FS[:5] if ample else SPEEDS_FS)
     return Store(DRAM, node, server, blocks, -1, read_fs, write_fs, random.choice([0, 0, 7, 900]))
 
 

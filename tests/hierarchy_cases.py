@@ -288,8 +288,8 @@ EVICTIONS = [
 
 INDEX = [
     case(
-        # Looked up by 60, in HBM by 250 and in DRAM by 290, dead 500 ps later, swept at 1000: two nodes of 30 ps, so the
-        # shard is busy until 1060. Row 1 is looked up then: 50 + 10.
+        # Looked up by 60, in HBM by 250 and in DRAM by 290, dead 500 ps later, swept at 1000: two nodes of 30 ps, so
+        # the shard is busy until 1060. Row 1 is looked up then: 50 + 10.
         "a sweep keeps the index busy", [((0, 9, 1), AB), ((1010, 9, 1), AB)],
         kv(index=replace(NO_INDEX, shards=1, lookup_ps=50, node_ps=10, gc_node_ps=30), ttl_ps=500, gc_ps=1000),
         {"lookup_ps": [60, 110], "hit_tokens": [0, 0]}, stores={"inserted_blocks": [4]}, instances=1,

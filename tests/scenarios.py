@@ -78,7 +78,7 @@ def hierarchical(case: Scenario, random: Random) -> Scenario:
     if random.random() < 0.8:
         trace = family_trace(random, len(trace), cluster.block_tokens * random.choice([1, 1, 2, 3]))
         longest = -(-int((trace.column("prompt_tokens") + trace.column("output_tokens")).max()) // cluster.block_tokens)
-        roomy = random.choice([0, 0, 1, 2, longest])
+        roomy = random.choice([0, 0, 0, 1, 2, longest])
         instances = tuple(
             replace(instance, kv_blocks=longest + roomy if random.random() < 0.9 else instance.kv_blocks)
             for instance in cluster.instances
