@@ -39,9 +39,6 @@ def start(h: Hierarchy, load: Load) -> None:
     load.state, load.issued_ps = UNDER_WAY, now
     for segment in load.segments:
         store, blocks = segment.store, segment.end - segment.first
-        if store.disk is not None:
-            nodes = [(run.node, run.start_blocks, len(run.blocks)) for run in chain]
-            h.count_reads(store, store.disk.cost(nodes, segment.first, segment.end))
         book(h, chain, load.server, segment)
         path = store.cache.visible(chain)
         store.cache.pin(path)

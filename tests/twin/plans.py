@@ -94,15 +94,16 @@ def compute_s(server: Server, a: int, b: int) -> float:
 def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segment]) -> list[tuple[int, int]]:
     """Return (tier, end) of segments as if started now, and leave everything as it was."""
     cards = [store.read_free_ps for store in h.stores]
-    media = [store.disk.times() if store.disk else None for store in h.stores]
+    clocks = [clock for store in h.stores if store.disk for clock in store.disk.media]
+    media = [(clock, clock.free_ps, dict(clock.counts)) for clock in clocks]
     ends = []
     for segment in segments:
         book(h, chain, server, segment)
         ends.append((segment.store.tier, segment.end_ps))
-    for store, free_ps, times in zip(h.stores, cards, media, strict=True):
+    for store, free_ps in zip(h.stores, cards, strict=True):
         store.read_free_ps = free_ps
-        if store.disk and times is not None:
-            store.disk.set_times(times)
+    for clock, free_ps, counts in media:
+        clock.free_ps, clock.counts = free_ps, counts
     return ends
 
 
@@ -113,18 +114,22 @@ def book(h: Hierarchy, chain: list[Run], server: Server, segment: Segment) -> No
         segment.start_ps, segment.end_ps = store.carry(now, blocks)
         return
     starts, ends = [], [now]
-    nodes = [(run.node, run.start_blocks, len(run.blocks)) for run in chain]
-    for medium, (ops, read) in enumerate(store.disk.cost(nodes, segment.first, segment.end)):
-        if ops or read:
-            start, done = store.disk.serve(medium, ops, read, now)
-            starts.append(start)
-            ends.append(done + h.kv.lsm.media[medium].latency_ps)
+    for medium, (ops, read) in store.disk.read_cost(parts_of(chain, segment.first, segment.end)).items():
+        start, done = store.disk.serve(medium, ops, read, now)
+        starts.append(start)
+        ends.append(done + h.kv.lsm.media[medium].latency_ps)
     segment.above = above(h, chain, server, store)
     if segment.above is not None:
         start, done = segment.above.carry(now, blocks)
         starts.append(start)
         ends.append(done)
     segment.start_ps, segment.end_ps = min(starts, default=now), max(ends)
+
+
+def parts_of(chain: list[Run], first: int, end: int) -> list[tuple[int, int, int]]:
+    """Return (node, its first block, blocks) of the blocks [first, end) of a path."""
+    cuts = [(run, max(first, run.start_blocks), min(end, run.end_blocks)) for run in chain]
+    return [(run.node, low - run.start_blocks, high - low) for run, low, high in cuts if low < high]
 
 
 def above(h: Hierarchy, chain: list[Run], server: Server, disk: Store) -> Store | None:

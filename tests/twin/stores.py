@@ -92,12 +92,16 @@ class DiskWatch(Watch):
     def extended(self, run: Run, first: int, count: int) -> None:
         """Append a fragment to the memtable."""
         assert self.store.disk is not None
-        self.store.disk.append(run.node, first, count)
+        self.store.disk.insert(run.node, first, count)
 
     def inserted(self) -> None:
         """Flush a memtable that is full."""
         assert self.store.disk is not None
-        self.store.disk.settle(self.clock.now, self.store.cache.expire)
+        self.store.disk.settle(self.clock.now, self.collect)
+
+    def collect(self) -> None:
+        """Free what is dead here before a merge."""
+        self.store.cache.expire()
 
 
 class ServerWatch(Watch):
