@@ -22,7 +22,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
     shared, stores = random_stores(random, cluster)
     scale_ps = end_ps + random.choice([1000, 20_000, 300_000])
     ttl_ps = random.choice([0, 0, 0, 0, 0, 150, 5000, max(1, scale_ps // 10), max(1, scale_ps)])
-    gc_ps = max(random.choice([0, 37, 3001]), scale_ps // 100) if random.random() < 0.8 else 0
+    gc_ps = max(random.choice([300, 3001, 50_000]), scale_ps // 100) if random.random() < 0.8 else 0
     bt = cluster.block_tokens
     return Kv(
         stores=tuple(stores),
@@ -35,7 +35,7 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
         promote=random.random() < 0.7,
         lookahead=random.random() < 0.3,
         in_flight=random.choice([1, 1, 2, 8]),
-        writes=random.choice([1, 1, 2, 3, 50]),
+        writes=random.choice([1, 2, 3, 50, 50]),
         replicate_after=random.choice([0, 0, 1, 3]),
         key_blocks=random.choice([1, 1, 2, 4]),
         bound=random.choice([1.0, 1.25, 2.0, 50.0]),
@@ -51,8 +51,9 @@ def random_kv(random: Random, cluster: Cluster, end_ps: int) -> Kv:
 
 
 def random_stores(random: Random, cluster: Cluster) -> tuple[int, list[Store]]:
-    """Draw the stores: DRAM shared or private, disks below or instead of it; returns how many are shared DRAM, and all."""
+    """Draw the stores: DRAM shared or private, disks below or instead of it; returns how many are shared, and all."""
     dram, disk = random.choice(DRAMS), random.choice(DISKS)
+    ample = random.random() < 0.6
     if dram == disk == "none":
         dram = "shared"
     shared = random.randint(1, 4) if dram in ("shared", "both") else 0
@@ -60,24 +61,24 @@ def random_stores(random: Random, cluster: Cluster) -> tuple[int, list[Store]]:
     nodes = [(node, -1) for node in range(shared)]
     if dram in ("private", "both"):
         nodes += [(shared + place, owner) for place, owner in enumerate(owners)]
-    drams = [random_store(random, DRAM, node, owner) for node, owner in nodes]
+    drams = [random_store(random, DRAM, node, owner, ample) for node, owner in nodes]
     if disk == "none":
         return shared, drams
     if disk == "store":
         below = [len(drams)] * len(drams)
-        disks = [random_store(random, DISK, -1, -1)]
+        disks = [random_store(random, DISK, -1, -1, ample)]
     else:
         below = [len(drams) + place for place in range(len(drams))]
-        disks = [random_store(random, DISK, node, owner) for node, owner in nodes or list(enumerate(owners))]
+        disks = [random_store(random, DISK, node, owner, ample) for node, owner in nodes or list(enumerate(owners))]
     return shared, [*(replace(store, below=place) for store, place in zip(drams, below, strict=True)), *disks]
 
 
-def random_store(random: Random, tier: int, node: int, server: int) -> Store:
-    """Draw a store, most often too small."""
-    blocks = random.choice([1, 2, 5, 8, 20, 40, 40, 1000])
+def random_store(random: Random, tier: int, node: int, server: int, ample: bool) -> Store:
+    """Draw a store: too small and too slow, or ample, so that there is something to load."""
+    blocks = random.choice([10, 20, 40, 1000] if ample else [1, 2, 5, 8, 20])
     if tier == DISK:
         return Store(DISK, node, server, random.choice([blocks, 4 * blocks]), -1, 0, 0, 0)
-    read_fs, write_fs = random.choice(SPEEDS_FS), random.choice(SPEEDS_FS)
+    read_fs, write_fs = random.choice(SPEEDS_FS), random.choice(SPEEDS_FS[:5] if ample else SPEEDS_FS)
     return Store(DRAM, node, server, blocks, -1, read_fs, write_fs, random.choice([0, 0, 7, 900]))
 
 
@@ -154,6 +155,7 @@ def random_movement(random: Random) -> dict[str, Chosen]:
     }
     if random.random() < 0.5:
         functions = [(odd_fetch.odd_clock, {"deep": random.random() < 0.5}), (odd_fetch.odd_second, {})]
+        functions.append((odd_fetch.second_chance, {}))
         function, values = random.choice(functions)
         found["evict"] = chosen("evict", function, **values)
     return found

@@ -85,6 +85,16 @@ def odd_clock(node, now_ps, deep: Choice(False, True) = False):
     return age + 1.0 + 0.25 * node.tier + (0.5 * node.start_blocks if deep else 0.0)
 
 
+def second_chance(node, now_ps):
+    """First in, first out, but what was used again meanwhile stays once more.
+
+    source : Corbato, A paging experiment with the Multics system, 1968
+    """
+    if node.examined:
+        return node.score + (1e9 if node.uses_since > 0 else 0.0)
+    return float(node.first_used_ps)
+
+
 def odd_second(node, now_ps):
     """First in, first out; by turns lifted when looked at, whatever below.
 

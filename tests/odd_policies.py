@@ -128,8 +128,6 @@ SLOT_OF = {
     odd_batch: "batch",
     odd_evict: "evict",
     odd_young: "evict",
-    odd_fetch.odd_clock: "evict",
-    odd_fetch.odd_second: "evict",
     odd_fetch.everything: "fetch",
     odd_fetch.faithful: "fetch",
     odd_fetch.odd_fetch: "fetch",
@@ -137,6 +135,9 @@ SLOT_OF = {
     odd_fetch.on_publish: "write",
     odd_fetch.on_evict: "write",
     odd_fetch.odd_write: "write",
+    odd_fetch.odd_clock: "evict",
+    odd_fetch.second_chance: "evict",
+    odd_fetch.odd_second: "evict",
 }
 _made: list[Policy] = []
 

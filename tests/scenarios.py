@@ -72,13 +72,13 @@ def scenario_of(seed: int, most_requests: int = 60) -> Scenario:
 def hierarchical(case: Scenario, random: Random) -> Scenario:
     """Return a scenario with a hierarchy below its instances, and policies for what moves.
 
-    Most often its prompts come from a few families and its instances are short of blocks, so that there is much to move.
+    Most often its prompts come from a few families and its instances are short of blocks: much is to move.
     """
     cluster, trace = case.cluster, case.trace
     if random.random() < 0.8:
         trace = family_trace(random, len(trace), cluster.block_tokens * random.choice([1, 1, 2, 3]))
         longest = -(-int((trace.column("prompt_tokens") + trace.column("output_tokens")).max()) // cluster.block_tokens)
-        roomy = random.choice([0, 0, 1, 2, longest])
+        roomy = random.choice([0, 0, 0, 1, 2, longest])
         instances = tuple(
             replace(instance, kv_blocks=longest + roomy if random.random() < 0.9 else instance.kv_blocks)
             for instance in cluster.instances
@@ -91,7 +91,8 @@ def hierarchical(case: Scenario, random: Random) -> Scenario:
 def family_trace(random: Random, requests: int, trace_block_tokens: int) -> Trace:
     """Draw requests whose prompts are cuts of a few long ones, with an answer's blocks behind, spread over time."""
     gaps = random.choice([(0, 900), (0, 0, 9000), (3000,), (100, 20_000), (20_000,), (60_000,)])
-    families = [[100 * family + place for place in range(random.randint(1, 6))] for family in range(random.choice([3, 6, 12]))]
+    count = random.choice([3, 6, 12])
+    families = [[100 * family + place for place in range(random.randint(1, 6))] for family in range(count)]
     arrival_ps, next_id = 0, 10_000
     columns: dict[str, list[Any]] = {name: [] for name in ("arrival_s", "prompt_tokens", "output_tokens")}
     columns |= {"prefix_blocks": [], "tier": []}

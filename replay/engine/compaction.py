@@ -208,6 +208,35 @@ def flush(hierarchy, slots, d, now_ps):
 
 
 @kernel
+def wipe(hierarchy, d, now_ps):
+    """Forget all that disk d had, whose slots are gone, and what its media were to do after now. Modified in place."""
+    disk = hierarchy.disks[d]
+    free_list(hierarchy, disk.memtable)
+    disk.memtable = NONE
+    disk.memtable_blocks = 0
+    while disk.runs >= 0:
+        q = disk.runs
+        run = hierarchy.runs[q]
+        disk.runs = run.next
+        free_list(hierarchy, run.head)
+        run.blocks = 0
+        run.next = hierarchy.free[1]
+        hierarchy.free[1] = q
+    for m in range(disk.media, disk.media + disk.media_count):
+        hierarchy.media[m].free_ps = min(hierarchy.media[m].free_ps, now_ps)
+        hierarchy.media[m].background_ps = min(hierarchy.media[m].background_ps, now_ps)
+
+
+@kernel
+def free_list(hierarchy, f):
+    """Give back the rows of a list of fragments, modified in place."""
+    while f >= 0:
+        following = hierarchy.fragments[f].next
+        free_fragment(hierarchy, f)
+        f = following
+
+
+@kernel
 def needs_compaction(hierarchy, d):
     """Return the lowest level of disk d that is over its limit, -1 if none is. O(levels * segments)."""
     disk = hierarchy.disks[d]

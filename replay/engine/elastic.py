@@ -1,5 +1,6 @@
 """Pool nodes and disks that come and go: joining, draining, leaving at once, and what is lost."""
 
+from replay.engine.compaction import wipe
 from replay.engine.disk import put
 from replay.engine.evicting import is_dead
 from replay.engine.jit import inlined, kernel
@@ -120,5 +121,10 @@ def drained(state, s):
 def leave(state, s):
     """Take store s away with all it holds, modified in place. O(trie nodes)."""
     store = state.hierarchy.stores[s]
+    now_ps = state.cluster[0].now_ps
     drop_all(state, state.cluster[0].num_instances + s)
     store.epoch += 1
+    store.read_free_ps = min(store.read_free_ps, now_ps)
+    store.write_free_ps = min(store.write_free_ps, now_ps)
+    if store.disk >= 0:
+        wipe(state.hierarchy, store.disk, now_ps)

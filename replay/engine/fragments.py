@@ -87,6 +87,6 @@ def read_cost(hierarchy, slots, d, s, first, blocks):
             medium.part_blocks += upto - at
             if fragment.run != disk.last_run or offset != disk.last_offset:
                 medium.part_ops += 1
-        disk.last_run = fragment.run
-        disk.last_offset = offset + upto - at
+            disk.last_run = fragment.run
+            disk.last_offset = offset + upto - at
         at = upto

@@ -1,4 +1,4 @@
-"""The naive twin: MODEL.md in plain objects, one iteration after the other, nothing leapt over, no heap, no array."""
+"""The naive twin: MODEL.md and HIERARCHY.md in plain objects, event after event, nothing leapt over, no heap."""
 
 from tests.twin.model import run
 

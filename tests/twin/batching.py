@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.twin.links import hand_off
 from tests.twin.movement import admitted
 from tests.twin.plain import Request, Server
 
@@ -199,7 +200,7 @@ def complete_prefill(twin: Twin, server: Server, request: Request) -> bool:
         twin.finish(request, server)
         return True
     if server.role == "prefill":
-        twin.hand_off(request, server)
+        hand_off(twin, request, server)
         return True
     request.decode_instance = server.index
     server.decoding.append(request)

@@ -1,182 +1,247 @@
-"""One disk as a log-structured merge tree, in lists of fragments."""
+"""A disk of single blocks: the plain twin of replay.engine.fragments and replay.engine.compaction.
 
-from __future__ import annotations
+Written from HIERARCHY.md "Disks" alone. Every block that lies on the disk is one object, dead ones too until a flush or
+a merge leaves them behind. The owner of a disk keeps which blocks of a node are resident (always its first ones) and
+says `insert` and `trim`; after a whole insert it says `settle`:
 
-from collections.abc import Callable
+    disk = Disk(kv.lsm)
+    disk.insert(node, first, n)            # blocks [first, first + n) of a node, for each node extended
+    disk.settle(now_ps, collect)           # flush if full, then merge; `collect()` runs before each merge (gc by TTL)
+    disk.trim(node, n)                     # its last n resident blocks die
+    cost = disk.read_cost([(node, first, n), ...])     # root to leaf -> {medium: (operations, blocks)}
+    start, done = disk.serve(medium, operations, blocks, now_ps)
+    disk.wipe(now_ps)                      # it leaves the cluster; trim everything first
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from replay.kv import Lsm
+from replay.kv import Lsm, Medium
+
+COUNTS = ("read_ops", "read_blocks", "flush_ops", "flush_blocks", "compact_ops", "compact_read_blocks",
+          "compact_write_blocks", "busy_ps")  # fmt: skip
 
 
 @dataclass(eq=False)
-class Fragment:
-    """Blocks [first, end) of a node that were written together."""
-
-    node: int
-    first: int
-    end: int
-    offset: int = 0
-
-
-@dataclass(eq=False)
-class Run:
-    """A segment: fragments, with the dead blocks that were written with them."""
+class Segment:
+    """Blocks in a fixed order on the medium of a level: offset k holds blocks[k], dead or alive."""
 
     level: int
-    written: int
-    fragments: list[Fragment] = field(default_factory=list)
+    sequence: int
+    blocks: list["Block"]
+
+    @property
+    def living(self) -> list["Block"]:
+        """Its blocks that are not dead."""
+        return [block for block in self.blocks if block.alive]
+
+
+@dataclass(eq=False)
+class Block:
+    """One block of a node: in the memtable, or in a segment at an offset."""
+
+    node: int
+    position: int  # within the node
+    segment: Segment | None = None
+    offset: int = -1
+    alive: bool = True
+
+
+@dataclass(eq=False)
+class MediumClock:
+    """When a medium is free, and what it has done."""
+
+    rates: Medium
+    free_ps: int = 0
+    background_ps: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
 
 class Disk:
-    """What a disk has, and how busy its media are."""
+    """A log-structured-merge store."""
 
     def __init__(self, lsm: Lsm) -> None:
         self.lsm = lsm
-        self.memtable: list[Fragment] = []
-        self.in_memtable = 0  # blocks appended since the last flush
-        self.runs: list[Run] = []  # oldest first
-        count = len(lsm.media)
-        self.free_ps = [0] * count
-        self.background_ps = [0] * count
-        self.flush_blocks = [0] * count
-        self.compaction_read_blocks = [0] * count
-        self.compaction_write_blocks = [0] * count
+        self.media = [MediumClock(medium) for medium in lsm.media]
+        self.memtable: list[Block] = []  # in order of writing, dead ones too
+        self.segments: list[Segment] = []  # in order of creation
+        self.alive: dict[int, list[Block]] = {}  # node -> its resident blocks, by position
+        self.created = 0
+        self.flushes = 0
+        self.compactions = 0
 
-    def medium(self, level: int) -> int:
-        """Return what a level lies on."""
-        return min(level, len(self.lsm.media) - 1)
+    # what the owner of the disk says
 
-    def append(self, node: int, first: int, count: int) -> None:
-        """Put new blocks of a node into the memtable."""
-        self.memtable.append(Fragment(node, first, first + count))
-        self.in_memtable += count
+    def insert(self, node: int, first: int, n: int) -> None:
+        """Write blocks [first, first + n) of a node, which go on where its resident ones end."""
+        resident = self.alive.setdefault(node, [])
+        assert first == len(resident), "a node is extended at its end"
+        new = [Block(node, first + k) for k in range(n)]
+        resident += new
+        self.memtable += new
 
-    def fragments(self, node: int) -> list[tuple[Fragment, Run | None]]:
-        """List where the blocks of a node are, in order."""
-        found = [(fragment, run) for run in self.runs for fragment in run.fragments if fragment.node == node]
-        found += [(fragment, None) for fragment in self.memtable if fragment.node == node]
-        return sorted((part for part in found if part[0].end > part[0].first), key=lambda part: part[0].first)
+    def trim(self, node: int, n: int) -> None:
+        """Let the last n resident blocks of a node die."""
+        for _ in range(n):
+            self.alive[node].pop().alive = False
 
-    def trim(self, node: int, count: int) -> None:
-        """Let the last blocks of a node die."""
-        for fragment, _ in reversed(self.fragments(node)):
-            dead = min(count, fragment.end - fragment.first)
-            fragment.end -= dead
-            count -= dead
-        assert count == 0, "trimmed blocks that are not there"
+    def settle(self, now_ps: int, collect: Callable[[], None] = lambda: None) -> None:
+        """After a whole insert: flush a full memtable, then merge while a level is over its limit."""
+        if len(self.memtable) >= self.lsm.memtable_blocks:
+            self.flush(now_ps)
+            while (level := self.over_limit()) is not None:
+                collect()
+                self.merge(level, now_ps)
 
-    def settle(self, now_ps: int, expire: Callable[[], int]) -> None:
-        """Flush the memtable if it is full, and merge what is too much."""
-        if self.in_memtable < self.lsm.memtable_blocks:
+    def wipe(self, now_ps: int) -> None:
+        """Forget all blocks, which are dead, and all work that is not done."""
+        assert not any(self.alive.values()), "drop every node first"
+        self.memtable, self.segments = [], []
+        for medium in self.media:
+            medium.free_ps = min(medium.free_ps, now_ps)
+            medium.background_ps = min(medium.background_ps, now_ps)
+
+    # flush and merge
+
+    def medium_of(self, level: int) -> MediumClock:
+        """Return what the segments of a level lie on."""
+        return self.media[min(level, len(self.media) - 1)]
+
+    def flush(self, now_ps: int) -> None:
+        """Write the living blocks of the memtable as a segment of level 0."""
+        living = [block for block in self.memtable if block.alive]
+        self.memtable = []
+        self.flushes += 1
+        self.write(living, 0, now_ps, "flush_ops", "flush_blocks")
+
+    def write(self, blocks: list[Block], level: int, now_ps: int, operations: str, counted: str) -> None:
+        """Make a new segment of living blocks; of none, nothing."""
+        if not blocks:
             return
-        fragments, self.memtable, self.in_memtable = self.memtable, [], 0
-        self.flush_blocks[0] += self.write(now_ps, 0, fragments)
-        while (level := self.full_level()) is not None:
-            self.merge(now_ps, level, expire)
+        segment = Segment(level, self.created, sorted(blocks, key=lambda block: (block.node, block.position)))
+        self.created += 1
+        self.segments.append(segment)
+        for offset, block in enumerate(segment.blocks):
+            block.segment, block.offset = segment, offset
+        medium = self.medium_of(level)
+        medium.counts[operations] += 1
+        medium.counts[counted] += len(blocks)
+        self.background(medium, 1, len(blocks), medium.rates.write_block_fs, now_ps)
 
-    def write(self, now_ps: int, level: int, fragments: list[Fragment]) -> int:
-        """Write living fragments as one segment; returns its blocks."""
-        joined: list[Fragment] = []
-        living = [fragment for fragment in fragments if fragment.end > fragment.first]
-        for part in sorted(living, key=lambda fragment: (fragment.node, fragment.first)):
-            if joined and joined[-1].node == part.node and joined[-1].end == part.first:
-                joined[-1].end = part.end
-            else:
-                joined.append(Fragment(part.node, part.first, part.end))
-        offset = 0
-        for fragment in joined:
-            fragment.offset = offset
-            offset += fragment.end - fragment.first
-        if joined:
-            self.runs.append(Run(level, offset, joined))
-            medium = self.medium(level)
-            self.background(now_ps, medium, offset, self.lsm.media[medium].write_block_fs)
-        return offset
-
-    def full_level(self) -> int | None:
-        """Return the lowest level that is over its limit."""
+    def over_limit(self) -> int | None:
+        """Return the lowest level that must be merged."""
         for level in range(self.lsm.levels):
-            runs = [run for run in self.runs if run.level == level]
-            last = level == self.lsm.levels - 1
-            if len(runs) >= self.lsm.fanout and (level == 0 or not self.lsm.levelled):
-                return level
-            limit = self.lsm.memtable_blocks * self.lsm.fanout ** (level + 1)
-            if self.lsm.levelled and level and not last and sum(run.written for run in runs) > limit:
+            there = [segment for segment in self.segments if segment.level == level]
+            if level == 0 or not self.lsm.levelled:
+                over = len(there) >= self.lsm.fanout
+            else:
+                limit = self.lsm.memtable_blocks * self.lsm.fanout ** (level + 1)
+                over = level < self.lsm.levels - 1 and sum(len(segment.blocks) for segment in there) > limit
+            if over:
                 return level
         return None
 
-    def merge(self, now_ps: int, level: int, expire: Callable[[], int]) -> None:
-        """Merge a level into one segment of the next, or of its own if it is the last."""
-        expire()
+    def merge(self, level: int, now_ps: int) -> None:
+        """Merge a level into the next one: levelled with what is there, tiered beside it."""
         target = min(level + 1, self.lsm.levels - 1)
-        levels = (level, target) if self.lsm.levelled else (level,)
-        sources = [run for run in self.runs if run.level in levels]
-        for run in sources:
-            medium = self.medium(run.level)
-            self.background(now_ps, medium, run.written, self.lsm.media[medium].read_block_fs)
-            self.compaction_read_blocks[medium] += run.written
-        self.runs = [run for run in self.runs if run not in sources]
-        written = self.write(now_ps, target, [fragment for run in sources for fragment in run.fragments])
-        self.compaction_write_blocks[self.medium(target)] += written
+        levels = {level, target} if self.lsm.levelled else {level}
+        self.merge_segments([segment for segment in self.segments if segment.level in levels], target, now_ps)
 
-    def background(self, now_ps: int, medium: int, blocks: int, block_fs: int) -> None:
-        """Add one operation of background work."""
-        work_ps = self.lsm.media[medium].op_ps + blocks * block_fs // 1000
-        begin_ps = max(now_ps, self.background_ps[medium])
-        self.background_ps[medium] = begin_ps + work_ps * 1000 // self.lsm.share
+    def merge_segments(self, sources: list[Segment], target: int, now_ps: int) -> None:
+        """Read whole segments, oldest first, and write what lives in them as one segment of the target level."""
+        self.compactions += 1
+        living = []
+        for segment in sources:
+            medium = self.medium_of(segment.level)
+            medium.counts["compact_ops"] += 1
+            medium.counts["compact_read_blocks"] += len(segment.blocks)
+            self.background(medium, 1, len(segment.blocks), medium.rates.read_block_fs, now_ps)
+            living += segment.living
+            self.segments.remove(segment)
+        self.write(living, target, now_ps, "compact_ops", "compact_write_blocks")
 
-    def cost(self, nodes: list[tuple[int, int, int]], first: int, end: int) -> list[tuple[int, int]]:
-        """Return (operations, blocks) by medium of reading the blocks [first, end) of a path.
+    def merge_all(self, now_ps: int) -> None:
+        """Flush, then merge all segments into one of the last level."""
+        self.flush(now_ps)
+        self.merge_segments(list(self.segments), self.lsm.levels - 1, now_ps)
 
-        nodes : (node, blocks before it, its blocks), root first
-        """
-        cost = [[0, 0] for _ in self.lsm.media]
-        before: tuple[Run | None, int] = (None, 0)
-        for node, start, _ in nodes:
-            for fragment, run in self.fragments(node):
-                low, high = max(fragment.first, first - start), min(fragment.end, end - start)
-                if low >= high:
+    # reads, and how media share their time
+
+    def read_cost(self, parts: Iterable[tuple[int, int, int]]) -> dict[int, tuple[int, int]]:
+        """Return operations and blocks by medium for blocks [first, first + n) of nodes, root to leaf."""
+        cost: dict[int, tuple[int, int]] = {}
+        segment, offset = None, -1
+        for node, first, n in parts:
+            for block in self.alive[node][first : first + n]:
+                if block.segment is None:
                     continue
-                offset = fragment.offset + low - fragment.first
-                if run is not None:
-                    medium = self.medium(run.level)
-                    cost[medium][0] += before != (run, offset)
-                    cost[medium][1] += high - low
-                before = (run, offset + high - low)
-        return [(ops, blocks) for ops, blocks in cost]
+                goes_on = block.segment is segment and block.offset == offset + 1
+                segment, offset = block.segment, block.offset
+                medium = min(segment.level, len(self.media) - 1)
+                operations, blocks = cost.get(medium, (0, 0))
+                cost[medium] = operations + (not goes_on), blocks + 1
+        return cost
 
-    def serve(self, medium: int, ops: int, blocks: int, now_ps: int) -> tuple[int, int]:
-        """Read from a medium, slower while it works in the background; returns start and end."""
-        kind = self.lsm.media[medium]
-        work_ps = ops * kind.op_ps + blocks * kind.read_block_fs // 1000
-        start_ps = max(now_ps, self.free_ps[medium])
-        until_ps, share = self.background_ps[medium], 1000 - self.lsm.share
-        done_ps = start_ps + work_ps
-        if until_ps > start_ps:
-            slow_ps = (until_ps - start_ps) * share // 1000
-            done_ps = until_ps + work_ps - slow_ps if work_ps > slow_ps else start_ps - (-work_ps * 1000 // share)
-        self.free_ps[medium] = done_ps
-        return start_ps, done_ps
+    def serve(self, medium: int, operations: int, blocks: int, now_ps: int) -> tuple[int, int]:
+        """Read for a load; returns start and end."""
+        if operations == blocks == 0:
+            return now_ps, now_ps
+        clock, share = self.media[medium], self.lsm.share
+        work = operations * clock.rates.op_ps + blocks * clock.rates.read_block_fs // 1000
+        start = max(now_ps, clock.free_ps)
+        shared_until = max(clock.background_ps, start)
+        slow = (shared_until - start) * (1000 - share) // 1000
+        if work <= slow:
+            done = start + -(-work * 1000 // (1000 - share))
+        else:
+            done = shared_until + work - slow
+        clock.free_ps = done
+        clock.counts["read_ops"] += operations
+        clock.counts["read_blocks"] += blocks
+        clock.counts["busy_ps"] += work
+        return start, done
 
-    def times(self) -> list[int]:
-        """Return until when each medium serves reads."""
-        return list(self.free_ps)
+    def background(self, medium: MediumClock, operations: int, blocks: int, block_fs: int, now_ps: int) -> None:
+        """Give a medium work that has `share` of its time."""
+        work = operations * medium.rates.op_ps + blocks * block_fs // 1000
+        medium.background_ps = max(now_ps, medium.background_ps) + work * 1000 // self.lsm.share
+        medium.counts["busy_ps"] += work
 
-    def set_times(self, times: list[int]) -> None:
-        """Put back what `times` gave."""
-        self.free_ps = list(times)
+    # what is reported
 
-    def clear(self) -> None:
-        """Forget everything but the time."""
-        self.memtable, self.in_memtable, self.runs = [], 0, []
+    @property
+    def fragments(self) -> int:
+        """Stretches of living blocks of one node in one place: the rows that the kernel needs."""
+        count = 0
+        for blocks in self.alive.values():
+            places = [block.segment for block in blocks]
+            count += sum(k == 0 or places[k] is not places[k - 1] for k in range(len(places)))
+        return count
 
-    def check(self, blocks: dict[int, int]) -> None:
-        """Fail unless the fragments of every node are exactly its blocks."""
-        nodes = {fragment.node for run in self.runs for fragment in run.fragments} | set(blocks)
-        for node in nodes | {fragment.node for fragment in self.memtable}:
-            at = 0
-            for fragment, run in self.fragments(node):
-                assert fragment.first == at, "a gap or an overlap between fragments"
-                assert run is None or fragment.offset + fragment.end - fragment.first <= run.written
-                at = fragment.end
-            assert at == blocks.get(node, 0), "fragments disagree with the blocks of a node"
+    @property
+    def flushed_blocks(self) -> int:
+        """Blocks ever flushed."""
+        return sum(medium.counts["flush_blocks"] for medium in self.media)
+
+    @property
+    def write_amplification(self) -> float:
+        """Blocks written by flushes and merges for each block flushed, 0 before the first."""
+        merged = sum(medium.counts["compact_write_blocks"] for medium in self.media)
+        return (self.flushed_blocks + merged) / self.flushed_blocks if self.flushed_blocks else 0.0
+
+    @property
+    def space_amplification(self) -> float:
+        """Blocks of segments for each that lives in them, 0 without any."""
+        living = sum(len(segment.living) for segment in self.segments)
+        return sum(len(segment.blocks) for segment in self.segments) / living if living else 0.0
+
+    def check(self) -> None:
+        """Fail if a block was lost, copied or misplaced."""
+        for node, blocks in self.alive.items():
+            assert [block.position for block in blocks] == list(range(len(blocks))), f"node {node} has a hole"
+            for block in blocks:
+                assert block.alive and block.node == node
+                if block.segment is None:
+                    assert block in self.memtable
+                else:
+                    assert block.segment in self.segments and block.segment.blocks[block.offset] is block

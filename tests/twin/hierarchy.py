@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from replay.kv import DISK, DRAM, Kv
 from tests.twin import lifetime, movement, writes
 from tests.twin.chains import Run, key_of
+from tests.twin.disk import Disk
 from tests.twin.laws import check, check_end
 from tests.twin.placement import Ring, Shards
-from tests.twin.prefixes import Rules
+from tests.twin.residents import Rules
 from tests.twin.stores import Load, ServerWatch, Spill, Store, stores_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ class Hierarchy:
         self.has_dram = any(store.tier == DRAM for store in self.stores)
         self.ring = Ring(kv.shared_nodes, kv.virtual_nodes, kv.bound)
         self.shards = Shards(kv, self.clock)
-        self.medium_reads = {store.index: [[0, 0] for _ in kv.lsm.media] for store in self.stores if store.disk}
         for change in kv.changes:
             self.push(change.at_ps, "change", change)
         if kv.ttl_ps > 0 and kv.gc_ps > 0:
@@ -122,12 +122,6 @@ class Hierarchy:
         """Ask the write policy about a node."""
         return bool(self.policies["write"](node, evicting, self.clock.now))
 
-    def count_reads(self, store: Store, costs: list[tuple[int, int]]) -> None:
-        """Note what a load reads from a disk."""
-        for medium, (ops, blocks) in enumerate(costs):
-            self.medium_reads[store.index][medium][0] += ops
-            self.medium_reads[store.index][medium][1] += blocks
-
     # steps of requests that the twin takes
 
     def look_up(self, request: Request) -> bool:
@@ -171,8 +165,12 @@ class Hierarchy:
             "read_blocks": [s.read.sent for s in self.stores],
             "written_blocks": [s.written.sent for s in self.stores],
             "dropped_writes": [s.dropped_writes for s in self.stores],
-            "medium_reads": [self.medium_reads.get(s.index, []) for s in self.stores],
-            "flush_blocks": [disk.flush_blocks if disk else [] for disk in disks],
-            "compaction_read_blocks": [disk.compaction_read_blocks if disk else [] for disk in disks],
-            "compaction_write_blocks": [disk.compaction_write_blocks if disk else [] for disk in disks],
+            "medium_reads": [counts(disk, "read_ops", "read_blocks") for disk in disks],
+            "flush_blocks": [counts(disk, "flush_blocks") for disk in disks],
+            "compaction_blocks": [counts(disk, "compact_read_blocks", "compact_write_blocks") for disk in disks],
         }
+
+
+def counts(disk: Disk | None, *names: str) -> list[list[int]]:
+    """Return counts of a disk, a list each medium; nothing for DRAM."""
+    return [[medium.counts[name] for name in names] for medium in disk.media] if disk is not None else []

@@ -26,7 +26,9 @@ def check(h: Hierarchy) -> None:
         assert len(store.writes) <= h.kv.writes
         check_moves(h, store)
         if store.disk is not None:
-            store.disk.check({run.node: len(kept.blocks) for run, kept in store.cache.residents.items()})
+            store.disk.check()
+            there = {node: len(blocks) for node, blocks in store.disk.alive.items() if blocks}
+            assert there == {run.node: len(kept.blocks) for run, kept in store.cache.residents.items()}
     for request in h.twin.requests:
         check_belief(h, request)
 

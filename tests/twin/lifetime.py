@@ -65,8 +65,9 @@ def leave(h: Hierarchy, store: Store) -> None:
     store.writes = []
     store.cache.drop()
     store.life += 1
+    store.read_free_ps, store.write_free_ps = min(store.read_free_ps, now), min(store.write_free_ps, now)
     if store.disk is not None:
-        store.disk.clear()
+        store.disk.wipe(now)
 
 
 def close(h: Hierarchy, store: Store) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 from replay.cluster import Cluster
 from replay.policy import HOLD, Chosen
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
-from tests.twin.chains import end_of
 from tests.twin.hierarchy import Hierarchy
+from tests.twin.links import deliver, fetch
 from tests.twin.plain import Request, Server, ceil_div
-from tests.twin.prefixes import Clock, Rules
 from tests.twin.reading import plain, requests_of
+from tests.twin.residents import Clock, Rules
 from traces.schema import Trace
 
 ARRIVAL, DELIVERY, ITERATION, HIERARCHY = range(4)
@@ -121,7 +121,7 @@ class Twin:
             self.arrivals.remove((time, index))
             self.arrive(self.requests[index])
         elif kind == DELIVERY:
-            self.deliver(self.servers[index])
+            deliver(self, self.servers[index])
         elif kind == ITERATION:
             self.end_iteration(self.servers[index])
         elif self.hierarchy is not None:
@@ -208,19 +208,9 @@ class Twin:
         server.waiting_tokens += request.prompt_tokens
         server.queued_tokens += request.charged
         if source is not None and fetches:
-            self.fetch(request, server, source, best - own)
+            fetch(self, request, server, source, best - own)
         elif self.hierarchy is None or not self.hierarchy.dispatched(request, server):
             self.enqueue(request, server)
-
-    def fetch(self, request: Request, server: Server, source: Server, tokens: int) -> None:
-        """Send the missing part of a prefix over the link of its holder."""
-        path = source.blocks.visible(request.chain)
-        source.blocks.pin(path)
-        request.held_runs = len(path)
-        blocks = sum(len(resident.blocks) for resident in path)
-        link = source.link
-        link.free_ps = max(self.now, link.free_ps) + tokens * link.token_fs // 1000
-        link.deliveries.append((link.free_ps + link.latency_ps, request, "fetch", server.index, blocks))
 
     def enqueue(self, request: Request, server: Server) -> None:
         """Put a request into the queue of an instance, which starts if it was idle."""
@@ -236,49 +226,12 @@ class Twin:
             if turn.parent == request.row:
                 self.end(turn, status)
 
-    # links
-
-    def deliver(self, server: Server) -> None:
-        """Complete what is first on the link of an instance."""
-        _, request, what, target_index, blocks = server.link.deliveries.pop(0)
-        target = self.servers[target_index]
-        self.release(request, server)
-        if what == "fetch":
-            target.blocks.insert(request.chain, blocks, blocks == end_of(request.chain))
-        self.enqueue(request, target)
-        if server.end_ps is None and server.queue:
-            self.schedule(server)
-
     def release(self, request: Request, server: Server) -> None:
         """Give back every block that a request has on an instance."""
         server.blocks.release(request.chain, request.held_runs)
         request.held_runs = 0
         server.blocks.give_back(request.private_blocks)
         request.private_blocks = 0
-
-    def hand_off(self, request: Request, server: Server) -> None:
-        """Send a prefilled request to a decode instance, or fail it if it could never end there."""
-        views = [decoder.seen() for decoder in self.decoders]
-        answer = self.policies["decode"](request.seen(), views, self.now)
-        target = self.decoders[answer[0] if isinstance(answer, tuple) else answer]
-        request.decode_instance = target.index
-        blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
-        if blocks > target.blocks.total_blocks:
-            self.release(request, server)
-            self.end(request, "failed")
-            return
-        request.handed_off = True
-        target.waiting += 1
-        target.sent += 1
-        target.waiting_tokens += request.prompt_tokens + 1
-        link = server.link
-        transfer_ps = request.prompt_tokens * link.token_fs // 1000
-        if self.layers is None:
-            link.free_ps = max(self.now, link.free_ps) + transfer_ps
-        else:
-            overlapped = max(request.scheduled_ps, link.free_ps) + transfer_ps
-            link.free_ps = max(overlapped, self.now + transfer_ps // self.layers)
-        link.deliveries.append((link.free_ps + link.latency_ps, request, "handoff", target.index, 0))
 
     # iterations
 

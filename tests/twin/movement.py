@@ -1,143 +1,18 @@
-"""Loads from stores into the HBM of an instance: planned, started, landed, or cut when their request runs."""
+"""Loads from stores into the HBM of an instance: started, landed, or cut when their request runs."""
 
 from __future__ import annotations
 
 from math import isfinite
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from replay.kv import DISK, DRAM
-from tests.twin.chains import Run, end_of, key_of
+from tests.twin.chains import end_of, key_of
 from tests.twin.plain import PS_PER_S, Request, Server
-from tests.twin.stores import OVER, PENDING, UNDER_WAY, Load, Segment, Store
+from tests.twin.plans import S, book, compute_s, plan, segments_for
+from tests.twin.stores import OVER, PENDING, UNDER_WAY, Load
 
 if TYPE_CHECKING:
     from tests.twin.hierarchy import Hierarchy
-
-S = 1e-12
-
-
-# where a path could come from
-
-
-def candidates(h: Hierarchy, chain: list[Run], server: Server) -> list[Store]:
-    """Return the stores to look at for a path, in order."""
-    homes = h.homes(chain)
-    private = h.private_dram(server)
-    own = h.private_disk(server)
-    if private is not None:
-        below = h.below(private)
-        own = below if below is not None and below.local else None
-    under = [disk for home in homes if (disk := h.below(home)) is not None and disk.local]
-
-    def best(stores: list[Store], cards: bool) -> Store | None:
-        there = [store for store in stores if store.present]
-        rank = {s: (-s.cache.visible_blocks(chain), s.read_free_ps if cards else 0, s.index) for s in there}
-        return min(there, key=lambda store: rank[store], default=None)
-
-    found = [private, best(homes, True), own, best(under, False), h.common_disk]
-    return [store for store in found if store is not None and store.present]
-
-
-def segments_for(h: Hierarchy, chain: list[Run], server: Server, tier: int) -> tuple[int, list[Segment]]:
-    """Return the blocks usable on an instance, and what stores up to a tier can add."""
-    base = cur = h.whole_units(server.blocks.visible_blocks(chain))
-    found = []
-    for store in candidates(h, chain, server) if chain else []:
-        visible = h.whole_units(store.cache.visible_blocks(chain))
-        if visible > cur:
-            found.append(Segment(store, cur, visible))
-            cur = visible
-    return base, [segment for segment in found if segment.store.tier <= tier]
-
-
-def plan(h: Hierarchy, request: Request, server: Server) -> tuple[Load | None, float]:
-    """Ask whether to load what stores have of a prompt; returns the load, not started, and the time to wait for it."""
-    base, segments = segments_for(h, request.chain, server, DISK)
-    if not segments:
-        return None, 0.0
-    offer = offer_of(h, request, server, base, segments)
-    tier, wait_s = h.policies["fetch"](request.seen(), server.seen(offer.hbm_tokens), offer, h.clock.now)
-    kept = [segment for segment in segments if segment.store.tier <= tier]
-    return (Load(request, server, base, int(tier), kept), float(wait_s)) if kept else (None, 0.0)
-
-
-def offer_of(h: Hierarchy, request: Request, server: Server, base: int, segments: list[Segment]) -> SimpleNamespace:
-    """Return what a fetch policy may know of a load."""
-    last = {segment.store.tier: segment for segment in segments}
-    dram = last[DRAM].end if DRAM in last else base
-    hbm_tokens, dram_tokens, disk_tokens = (
-        server.usable(blocks, request.context) for blocks in (base, dram, segments[-1].end)
-    )
-    ends = estimate(h, request.chain, server, segments)
-    dram_ps = max((end for tier, end in ends if tier == DRAM), default=h.clock.now) - h.clock.now
-    all_ps = max(end for _, end in ends) - h.clock.now if DISK in last else 0
-    return SimpleNamespace(
-        hbm_tokens=hbm_tokens,
-        dram_tokens=dram_tokens,
-        disk_tokens=disk_tokens,
-        dram_s=dram_ps * S,
-        disk_s=all_ps * S,
-        dram_compute_s=compute_s(server, hbm_tokens, dram_tokens),
-        disk_compute_s=compute_s(server, hbm_tokens, disk_tokens),
-    )
-
-
-def compute_s(server: Server, a: int, b: int) -> float:
-    """Return the time to prefill tokens [a, b) of a prompt, by the coefficients that policies see."""
-    token_s, token_sq_s = server.nominal["prefill_token_s"], server.nominal["prefill_token_sq_s"]
-    return token_s * (b - a) + token_sq_s * (b * b - a * a)
-
-
-# time on cards and media
-
-
-def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segment]) -> list[tuple[int, int]]:
-    """Return (tier, end) of segments as if started now, and leave everything as it was."""
-    cards = [store.read_free_ps for store in h.stores]
-    media = [store.disk.times() if store.disk else None for store in h.stores]
-    ends = []
-    for segment in segments:
-        book(h, chain, server, segment)
-        ends.append((segment.store.tier, segment.end_ps))
-    for store, free_ps, times in zip(h.stores, cards, media, strict=True):
-        store.read_free_ps = free_ps
-        if store.disk and times is not None:
-            store.disk.set_times(times)
-    return ends
-
-
-def book(h: Hierarchy, chain: list[Run], server: Server, segment: Segment) -> None:
-    """Put a segment on the cards and media that it needs, from now on."""
-    now, store, blocks = h.clock.now, segment.store, segment.end - segment.first
-    if store.disk is None:
-        segment.start_ps, segment.end_ps = store.carry(now, blocks)
-        return
-    starts, ends = [], [now]
-    nodes = [(run.node, run.start_blocks, len(run.blocks)) for run in chain]
-    for medium, (ops, read) in enumerate(store.disk.cost(nodes, segment.first, segment.end)):
-        if ops or read:
-            start, done = store.disk.serve(medium, ops, read, now)
-            starts.append(start)
-            ends.append(done + h.kv.lsm.media[medium].latency_ps)
-    segment.above = above(h, chain, server, store)
-    if segment.above is not None:
-        start, done = segment.above.carry(now, blocks)
-        starts.append(start)
-        ends.append(done)
-    segment.start_ps, segment.end_ps = min(starts, default=now), max(ends)
-
-
-def above(h: Hierarchy, chain: list[Run], server: Server, disk: Store) -> Store | None:
-    """Return the DRAM that a disk's blocks pass through, if it is there."""
-    if disk.local:
-        found = next((store for store in h.stores if store.spec.below == disk.index), None)
-    else:
-        found = next(iter(h.homes(chain)), None) or h.private_dram(server)
-    return found if found is not None and found.present else None
-
-
-# a load's life
 
 
 def dispatched(h: Hierarchy, request: Request, server: Server) -> bool:
@@ -164,9 +39,6 @@ def start(h: Hierarchy, load: Load) -> None:
     load.state, load.issued_ps = UNDER_WAY, now
     for segment in load.segments:
         store, blocks = segment.store, segment.end - segment.first
-        if store.disk is not None:
-            nodes = [(run.node, run.start_blocks, len(run.blocks)) for run in chain]
-            h.count_reads(store, store.disk.cost(nodes, segment.first, segment.end))
         book(h, chain, load.server, segment)
         path = store.cache.visible(chain)
         store.cache.pin(path)

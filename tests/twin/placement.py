@@ -12,7 +12,7 @@ from tests.twin.chains import Run, key_of
 if TYPE_CHECKING:
     from replay.kv import Kv
     from tests.twin.plain import Request, Server
-    from tests.twin.prefixes import Clock
+    from tests.twin.residents import Clock
 
 SPREAD = 1_000_003
 

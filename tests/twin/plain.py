@@ -11,7 +11,8 @@ import numpy as np
 from replay.cluster import Instance
 from replay.hardware.profile import nominal
 from tests.twin.chains import Run
-from tests.twin.prefixes import BlockCache, Clock, Rules
+from tests.twin.prefixes import BlockCache
+from tests.twin.residents import Clock, Rules
 
 if TYPE_CHECKING:
     from tests.twin.stores import Load

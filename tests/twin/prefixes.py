@@ -4,102 +4,23 @@ Blocks with the same users are pinned, released and published together, so one r
 record a block, and evicting blocks by (score, place in the queue, -position) takes the same blocks.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import inf
 from types import SimpleNamespace
 
-from tests.twin.chains import Block, Run, end_of
-
-Evict = Callable[[SimpleNamespace, int], float]
-NO_CLOCK = -1e308  # the score of the node last evicted, before there is one
-
-
-@dataclass
-class Clock:
-    """The time, for everything that must know it."""
-
-    now: int = 0
-
-
-@dataclass
-class Group:
-    """How often nodes are used again after a use by one class of requests."""
-
-    uses: int = 0
-    reuses: int = 0
-    reuse_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What all holders of a cluster have in common beyond the evict policy."""
-
-    evict: Evict
-    second_look: bool = False
-    ttl_ps: int = 0
-    refresh: bool = True
-    exact: bool = False
-    groups: dict[tuple[int, int], Group] = field(default_factory=dict)  # by kind and turn, turns from 7 on as one
-
-    def group(self, kind: int, turn: int) -> Group:
-        """Return the class of a request."""
-        return self.groups.setdefault((kind, min(turn, 7)), Group())
-
-
-class Watch:
-    """What else happens when a holder's blocks come and go; here nothing."""
-
-    def evicting(self, cache: "BlockCache", resident: "Resident") -> None:
-        """See a node of which blocks are about to be evicted."""
-
-    def shrunk(self, run: Run, count: int) -> None:
-        """See a node that lost its last `count` blocks: evicted, expired or dropped."""
-
-    def extended(self, run: Run, first: int, count: int) -> None:
-        """See a node that an insert gave `count` blocks, the first of them its `first`."""
-
-    def inserted(self) -> None:
-        """See the end of an insert that had something to do."""
-
-    def protected(self) -> set[Run]:
-        """Return the runs that go after all others."""
-        return set()
-
-
-@dataclass(eq=False)
-class Resident:
-    """The blocks of one run that a holder has: its first ones, and how they were used."""
-
-    run: Run
-    first_used_ps: int
-    last_used_ps: int
-    blocks: list[Block] = field(default_factory=list)
-    pins: int = 0
-    uses: int = 0
-    mark: int = 1  # uses when it was first queued, or last queued anew by a second look
-    score: float = 0.0
-    floor: float = -inf
-    queued: int = 0  # when it joined the queue of unpinned runs, as a running number
-    group: Group = field(default_factory=Group)  # class of its last user
-    whole: bool = False  # a whole prompt ended here when it was published, or came as a copy of such
-
-    @property
-    def complete(self) -> bool:
-        """Whether no block of the run lacks."""
-        return len(self.blocks) == len(self.run.blocks)
-
-    @property
-    def end(self) -> int:
-        """Blocks from the root to the last one here."""
-        return self.run.start_blocks + len(self.blocks)
+from tests.twin.chains import Run, end_of
+from tests.twin.residents import NO_CLOCK, Clock, Group, Resident, Rules, Watch
 
 
 class BlockCache:
     """The KV blocks of one holder: free, private, pinned and cached ones."""
 
     def __init__(
-        self, total_blocks: int, rules: Rules, clock: Clock, enabled: bool = True, tier: int = 0, watch: Watch | None = None
+        self,
+        total_blocks: int,
+        rules: Rules,
+        clock: Clock,
+        enabled: bool = True,
+        tier: int = 0,
+        watch: Watch | None = None,
     ) -> None:
         self.total_blocks = total_blocks
         self.free_blocks = total_blocks

@@ -9,7 +9,8 @@ from replay.kv import DISK, DRAM, Kv
 from replay.kv import Store as Spec
 from tests.twin.chains import Run
 from tests.twin.disk import Disk
-from tests.twin.prefixes import BlockCache, Clock, Resident, Rules, Watch
+from tests.twin.prefixes import BlockCache
+from tests.twin.residents import Clock, Resident, Watch
 
 if TYPE_CHECKING:
     from tests.twin.hierarchy import Hierarchy
@@ -91,12 +92,16 @@ class DiskWatch(Watch):
     def extended(self, run: Run, first: int, count: int) -> None:
         """Append a fragment to the memtable."""
         assert self.store.disk is not None
-        self.store.disk.append(run.node, first, count)
+        self.store.disk.insert(run.node, first, count)
 
     def inserted(self) -> None:
         """Flush a memtable that is full."""
         assert self.store.disk is not None
-        self.store.disk.settle(self.clock.now, self.store.cache.expire)
+        self.store.disk.settle(self.clock.now, self.collect)
+
+    def collect(self) -> None:
+        """Free what is dead here before a merge."""
+        self.store.cache.expire()
 
 
 class ServerWatch(Watch):

@@ -1,0 +1,59 @@
+"""What the links of instances carry: prefixes to other instances, and prompts that go where they are decoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.twin.chains import end_of
+from tests.twin.plain import Request, Server, ceil_div
+
+if TYPE_CHECKING:
+    from tests.twin.model import Twin
+
+
+def fetch(twin: Twin, request: Request, server: Server, source: Server, tokens: int) -> None:
+    """Send the missing part of a prefix over the link of its holder."""
+    path = source.blocks.visible(request.chain)
+    source.blocks.pin(path)
+    request.held_runs = len(path)
+    blocks = sum(len(resident.blocks) for resident in path)
+    link = source.link
+    link.free_ps = max(twin.now, link.free_ps) + tokens * link.token_fs // 1000
+    link.deliveries.append((link.free_ps + link.latency_ps, request, "fetch", server.index, blocks))
+
+
+def deliver(twin: Twin, server: Server) -> None:
+    """Complete what is first on the link of an instance."""
+    _, request, what, target_index, blocks = server.link.deliveries.pop(0)
+    target = twin.servers[target_index]
+    twin.release(request, server)
+    if what == "fetch":
+        target.blocks.insert(request.chain, blocks, blocks == end_of(request.chain))
+    twin.enqueue(request, target)
+    if server.end_ps is None and server.queue:
+        twin.schedule(server)
+
+
+def hand_off(twin: Twin, request: Request, server: Server) -> None:
+    """Send a prefilled request to a decode instance, or fail it if it could never end there."""
+    views = [decoder.seen() for decoder in twin.decoders]
+    answer = twin.policies["decode"](request.seen(), views, twin.now)
+    target = twin.decoders[answer[0] if isinstance(answer, tuple) else answer]
+    request.decode_instance = target.index
+    blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
+    if blocks > target.blocks.total_blocks:
+        twin.release(request, server)
+        twin.end(request, "failed")
+        return
+    request.handed_off = True
+    target.waiting += 1
+    target.sent += 1
+    target.waiting_tokens += request.prompt_tokens + 1
+    link = server.link
+    transfer_ps = request.prompt_tokens * link.token_fs // 1000
+    if twin.layers is None:
+        link.free_ps = max(twin.now, link.free_ps) + transfer_ps
+    else:
+        overlapped = max(request.scheduled_ps, link.free_ps) + transfer_ps
+        link.free_ps = max(overlapped, twin.now + transfer_ps // twin.layers)
+    link.deliveries.append((link.free_ps + link.latency_ps, request, "handoff", target.index, 0))
