@@ -18,6 +18,7 @@ def take_no_more(state, s):
         owner = state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s]
         owner.takes = 0
         owner.held = 0
+        owner.epoch += 1  # its keys are forgotten
 
 
 @kernel

@@ -170,9 +170,12 @@ def show_more(state, i, s, examined):
     prefix.evicted_blocks = instance.evicted_blocks
     prefix.next_use = state.cache.next_use[slot.node] if cluster.foresees else NONE
     if cluster.classes:
-        group = state.cache.classes[slot.group]
-        prefix.group_share = (group.reuses + 1.0) / (group.uses + 2.0)
-        prefix.group_reuse_s = (group.reuse_s + 60.0) / (group.reuses + 1.0)
+        prefix.group_share = 0.5  # as of a class never seen
+        prefix.group_reuse_s = 60.0
+        if slot.group >= 0:
+            group = state.cache.classes[slot.group]
+            prefix.group_share = (group.reuses + 1.0) / (group.uses + 2.0)
+            prefix.group_reuse_s = (group.reuse_s + 60.0) / (group.reuses + 1.0)
 
 
 @inlined

@@ -133,7 +133,7 @@ def count_reuse(state, i, r):
         s = row_of(cache, node, i)
         if s >= 0:
             slot = cache.slots[s]
-            if slot.pins == 0 and slot.uses > 0:
+            if slot.pins == 0 and slot.uses > 0 and slot.group >= 0:
                 before = cache.classes[slot.group]
                 before.reuses += 1
                 before.reuse_s += (state.cluster[0].now_ps - slot.last_used_ps) * 1e-12
@@ -218,7 +218,7 @@ def new_slot(state, i, node):
     slot.fragment = NONE
     slot.whole = 0
     slot.looked = 0
-    slot.group = 0
+    slot.group = NONE
     slot.spared = 0
     if state.cluster[0].lookahead and i < state.cluster[0].num_instances:
         slot.spared = 1 if state.hierarchy.needed[node, i] > 0 else 0

@@ -56,7 +56,7 @@ def assign(state, kind, key):
     ring = state.hierarchy.rings[kind]
     owners = state.hierarchy.owners
     o = owner_of(state, kind, key)
-    if o >= 0 and owners[ring.first_owner + o].takes:
+    if o >= 0 and (kind == SHARDS or owners[ring.first_owner + o].epoch == state.hierarchy.keys[key].home_epoch):
         return o
     present = 0
     total = 0
@@ -73,6 +73,7 @@ def assign(state, kind, key):
         state.hierarchy.keys[key].shard = o
     else:
         state.hierarchy.keys[key].home = o
+        state.hierarchy.keys[key].home_epoch = owners[ring.first_owner + o].epoch
     return o
 
 

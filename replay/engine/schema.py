@@ -290,9 +290,10 @@ LEAVE, DRAIN, JOIN = range(3)
 SHARDS, NODES = 0, 1
 RING = np.dtype([("first_point", "i4"), ("points", "i4"), ("first_owner", "i4"), ("owners", "i4")], align=True)
 POINT = np.dtype([("point", "u8"), ("owner", "i4")], align=True)
-OWNER = np.dtype([("free_ps", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"), ("lookups", "i8"), ("held", "i4"),
+OWNER = np.dtype([("free_ps", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"), ("lookups", "i8"), ("held", "i4"), ("epoch", "i4"),
                   ("takes", "i1")], align=True)
-KEY = np.dtype([("hash", "u8"), ("key", "i4"), ("shard", "i4"), ("home", "i4"), ("reads", "i4")], align=True)
+KEY = np.dtype([("hash", "u8"), ("key", "i4"), ("shard", "i4"), ("home", "i4"), ("home_epoch", "i4"),
+                ("reads", "i4")], align=True)
 
 # what the hierarchy is asked to do (replay/engine/tiers.py), and what it asks the event loop to do
 (OP_LOOK_UP, OP_BELIEVE, OP_PLAN, OP_CONCLUDE, OP_PUBLISHED, OP_SPILL, OP_EVENT, OP_LAND, OP_NEXT, OP_CUT, OP_LEAVE,

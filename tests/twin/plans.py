@@ -70,7 +70,7 @@ def offer_of(h: Hierarchy, request: Request, server: Server, base: int, segments
     )
     ends = estimate(h, request.chain, server, segments)
     dram_ps = max((end for tier, end in ends if tier == DRAM), default=h.clock.now) - h.clock.now
-    all_ps = max(end for _, end in ends) - h.clock.now if DISK in last else 0
+    all_ps = max(end for _, end in ends) - h.clock.now
     return SimpleNamespace(
         hbm_tokens=hbm_tokens,
         dram_tokens=dram_tokens,
