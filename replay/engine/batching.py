@@ -231,6 +231,8 @@ def admit_one(state, i, r, need, left, node):
     job = state.jobs[r]
     request = state.requests[r]
     context = request.prompt_tokens + request.generated_tokens
+    if state.cluster[0].lookahead and left > 0:
+        spare(state, i, r, -1)
     if node >= 0:
         if state.cluster[0].classes:
             count_reuse(state, i, r)
@@ -255,8 +257,6 @@ def admit_one(state, i, r, need, left, node):
             job.hit_tokens = context - left
             if state.cluster[0].tiered:
                 credit_tiers(state, i, r)
-    if state.cluster[0].lookahead and left > 0:
-        spare(state, i, r, -1)
     note(state, LOG_ADMIT, r, i, context - left)
 
 
