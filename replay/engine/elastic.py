@@ -64,11 +64,9 @@ def drain_next(state, s):
         if row < 0:
             continue
         slot = cache.slots[row]
-        if is_dead(state, slot):
-            continue
         end = slot.start_blocks + slot.blocks
         to = assign(state, NODES, hierarchy.keys[hierarchy.keys[node].key].key) if cluster.num_shared > 0 else NONE
-        if to < 0:
+        if to < 0 or is_dead(state, slot):
             continue
         there = raw_blocks(state, node, cluster.num_prefill + to)
         if there >= end or there < slot.start_blocks:
