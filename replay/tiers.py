@@ -84,8 +84,8 @@ def _moved(session: "Session", block_bytes: int) -> dict[str, Value]:
         "gc_nodes": int(cluster["gc_nodes"][0]),
     }
     flushed, rewritten = int(media["flush_blocks"].sum()), int(media["compact_write_blocks"].sum())
-    runs = hierarchy.runs[hierarchy.runs["blocks"] > 0]
-    living, written = int(runs["live_blocks"].sum()), int(runs["blocks"].sum())
+    written = int(hierarchy.disks["written_blocks"].sum())
+    living = written - int(hierarchy.disks["dead_blocks"].sum())
     loads = int(rows["reads"][disk].sum())
     found |= {
         "write_amplification": (flushed + rewritten) / flushed if flushed else None,

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURED = ("kernel", "batching", "kvcache", "phases", "queues", "routing", "timing", "tree", "load")
+MEASURED = ("kernel", "batching", "kvcache", "phases", "queues", "routing", "timing", "tree", "load", "fragments",
+            "compaction", "disks")
 LEAST_SHARE = 0.95
 
 
@@ -25,7 +26,7 @@ def test_the_suite_passes_interpreted(tmp_path: Path) -> None:
     if subprocess.run([*coverage, "--version"], capture_output=True).returncode:
         pytest.skip("coverage is not installed: pip install 'kvreplay[test]'")
     options = ["--branch", "--source=replay/engine,policies", f"--data-file={data}"]
-    files = ["tests/interpreted.py", "tests/test_policies.py"]
+    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py"]
     suite = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(

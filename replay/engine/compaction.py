@@ -1,318 +1,282 @@
-"""How a disk keeps order: memtables are flushed as sorted segments, segments merged into larger ones, reads served.
+"""Log-structured merge of disks: flushes, merges, and how they and reads share the time of a medium.
 
-source : O'Neil, Cheng, Gawlick, O'Neil, The log-structured merge-tree, Acta Informatica 1996; tiered and levelled as in
-         Luo, Carey, LSM-based storage techniques: a survey, VLDB Journal 2020
+A run is a segment of HIERARCHY.md. After a whole insert on disk d the caller does, if memtable_full(hierarchy, d):
+
+    flush(hierarchy, d, now_ps)
+    while (level := needs_compaction(hierarchy, d)) >= 0:
+        ... gc of this disk, with TTL ...
+        merge_level(hierarchy, d, level, now_ps)
+
+which without gc is `flush` and `compact`. Before an insert that may need more rows than rows_left(hierarchy), the
+caller does `merge_all`: it leaves at most one fragment of each slot.
 """
 
-from replay.engine.fragments import medium_of
+from replay.engine.fragments import free_fragment, medium_of, sort
 from replay.engine.jit import inlined, kernel
 from replay.engine.schema import NONE
+
+MOST_BLOCKS = 1 << 62
+
+
+@inlined
+def scaled(value, factor, divisor):
+    """Return value * factor // divisor for divisor up to 1000, exactly though the product may not fit an int64."""
+    return value // divisor * factor + value % divisor * factor // divisor
+
+
+@inlined
+def work_ps(op_ps, block_fs, ops, blocks):
+    """Return how long a medium works on its own for operations and blocks."""
+    return ops * op_ps + scaled(block_fs, blocks, 1000)
 
 
 @kernel
 def serve_times(hierarchy, m, ops, blocks, now_ps):
-    """Return when medium m would begin and end to read so much: slower while flushes and compactions keep it busy."""
+    """Return when a read from medium m for a load would start and end; for nothing: now, twice."""
+    if ops == 0 and blocks == 0:
+        return now_ps, now_ps
     medium = hierarchy.media[m]
-    share = hierarchy.disks[m // hierarchy.disks[0].media_count].share
-    work_ps = ops * medium.op_ps + blocks * medium.read_block_fs // 1000
-    start_ps = max(now_ps, medium.free_ps)
-    if medium.background_ps <= start_ps:
-        return start_ps, start_ps + work_ps
-    slow_ps = (medium.background_ps - start_ps) * (1000 - share) // 1000
-    if work_ps <= slow_ps:
-        return start_ps, start_ps + (work_ps * 1000 + 999 - share) // (1000 - share)
-    return start_ps, medium.background_ps + work_ps - slow_ps
+    work = work_ps(medium.op_ps, medium.read_block_fs, ops, blocks)
+    kept = 1000 - medium.share
+    start = max(now_ps, medium.free_ps)
+    shared_until = max(medium.background_ps, start)
+    slow = scaled(shared_until - start, kept, 1000)
+    if work <= slow:
+        return start, start - scaled(-work, 1000, kept)  # rounded up
+    return start, shared_until + work - slow
 
 
 @kernel
 def serve(hierarchy, m, ops, blocks, now_ps):
-    """Let medium m read so much after what it reads already, modified in place; returns as `serve_times`."""
-    start_ps, done_ps = serve_times(hierarchy, m, ops, blocks, now_ps)
+    """Read for a load from medium m, modified in place; returns its start and end. For nothing nothing changes."""
+    start, done = serve_times(hierarchy, m, ops, blocks, now_ps)
+    if ops > 0 or blocks > 0:
+        medium = hierarchy.media[m]
+        medium.free_ps = done
+        medium.read_ops += ops
+        medium.read_blocks += blocks
+        medium.busy_ps += work_ps(medium.op_ps, medium.read_block_fs, ops, blocks)
+    return start, done
+
+
+@kernel
+def background(hierarchy, m, blocks, block_fs, now_ps):
+    """Give medium m one operation more of the work that has `share` of its time, modified in place."""
     medium = hierarchy.media[m]
-    medium.free_ps = done_ps
-    medium.busy_ps += ops * medium.op_ps + blocks * medium.read_block_fs // 1000
-    return start_ps, done_ps
+    work = work_ps(medium.op_ps, block_fs, 1, blocks)
+    medium.background_ps = max(now_ps, medium.background_ps) + scaled(work, 1000, medium.share)
+    medium.busy_ps += work
 
 
 @inlined
-def work(hierarchy, d, m, carry_ps, now_ps):
-    """Keep medium m of disk d busy in the background for one operation and a transfer of carry_ps, modified in place."""
-    medium = hierarchy.media[m]
-    medium.busy_ps += medium.op_ps + carry_ps
-    share = hierarchy.disks[d].share
-    medium.background_ps = max(now_ps, medium.background_ps) + (medium.op_ps + carry_ps) * 1000 // share
-
-
-@kernel
-def rows_left(hierarchy):
-    """Return how many fragments can be written before rows run out, at most 4096."""
-    count = 0
-    f = hierarchy.free[0]
-    while f >= 0 and count < 4096:
-        f = hierarchy.fragments[f].next
-        count += 1
-    return count
-
-
-@inlined
-def free_fragment(hierarchy, f):
-    """Give back the row of a fragment, modified in place."""
-    hierarchy.fragments[f].next = hierarchy.free[0]
-    hierarchy.free[0] = f
-
-
-@inlined
-def goes_first(fragments, a, b):
-    """Whether fragment a stands before fragment b: by node, then by block."""
-    if fragments[a].node != fragments[b].node:
-        return fragments[a].node < fragments[b].node
-    return fragments[a].first < fragments[b].first
-
-
-@kernel
-def sift(hierarchy, place, count):
-    """Let the fragment at a place of the heap `sorting[:count]`, latest on top, sink to where it belongs, in place."""
-    fragments = hierarchy.fragments
-    heap = hierarchy.sorting
-    f = heap[place]
-    while 2 * place + 1 < count:
-        below = 2 * place + 1
-        if below + 1 < count and goes_first(fragments, heap[below], heap[below + 1]):
-            below += 1
-        if not goes_first(fragments, f, heap[below]):
-            break
-        heap[place] = heap[below]
-        place = below
-    heap[place] = f
-
-
-@kernel
-def sort(hierarchy, count):
-    """Sort the fragments `sorting[:count]` by node and block, modified in place. O(n log n)."""
-    heap = hierarchy.sorting
-    for place in range(count // 2 - 1, -1, -1):
-        sift(hierarchy, place, count)
-    for last in range(count - 1, 0, -1):
-        f = heap[last]
-        heap[last] = heap[0]
-        heap[0] = f
-        sift(hierarchy, 0, last)
-
-
-@kernel
-def join(hierarchy, slots, s, q):
-    """Make one of neighbouring fragments of slot s that both go into run q, modified in place."""
-    fragments = hierarchy.fragments
-    newer = NONE
-    f = slots[s].fragment
-    while f >= 0:
-        older = fragments[f].older
-        if older >= 0 and fragments[f].run == q and fragments[older].run == q:
-            fragments[older].blocks += fragments[f].blocks
-            fragments[f].blocks = 0
-            fragments[f].slot = NONE
-            if newer < 0:
-                slots[s].fragment = older
-            else:
-                fragments[newer].older = older
-        else:
-            newer = f
-        f = older
-
-
-@kernel
-def gather(hierarchy, f, q, count):
-    """Move a list of fragments to `sorting` from place `count` on, as parts of run q; returns how many there are then."""
-    fragments = hierarchy.fragments
-    while f >= 0:
-        following = fragments[f].next
-        if fragments[f].blocks > 0:
-            fragments[f].run = q
-            hierarchy.sorting[count] = f
-            count += 1
-        else:
-            free_fragment(hierarchy, f)
-        f = following
-    return count
-
-
-@kernel
-def new_run(hierarchy, d, level):
-    """Return a row for a new segment of disk d, empty; modified in place."""
-    q = hierarchy.free[1]
-    run = hierarchy.runs[q]
-    hierarchy.free[1] = run.next
-    disk = hierarchy.disks[d]
-    disk.sequence += 1
-    run.sequence = disk.sequence
-    run.blocks = 0
-    run.live_blocks = 0
-    run.head = NONE
-    run.disk = d
-    run.level = level
-    return q
-
-
-@kernel
-def write_run(hierarchy, slots, q, count):
-    """Write the fragments `sorting[:count]` as segment q: joined, sorted, in place; returns its blocks. Empty: row freed."""
-    fragments = hierarchy.fragments
-    run = hierarchy.runs[q]
-    for k in range(count):
-        if fragments[hierarchy.sorting[k]].blocks > 0:
-            join(hierarchy, slots, fragments[hierarchy.sorting[k]].slot, q)
-    kept = 0
-    for k in range(count):
-        f = hierarchy.sorting[k]
-        if fragments[f].blocks > 0:
-            hierarchy.sorting[kept] = f
-            kept += 1
-        else:
-            free_fragment(hierarchy, f)
-    sort(hierarchy, kept)
-    for k in range(kept - 1, -1, -1):
-        f = hierarchy.sorting[k]
-        fragments[f].next = run.head
-        run.head = f
-    for k in range(kept):
-        f = hierarchy.sorting[k]
-        fragments[f].offset = run.blocks
-        run.blocks += fragments[f].blocks
-    run.live_blocks = run.blocks
-    disk = hierarchy.disks[run.disk]
-    if kept == 0:
-        run.next = hierarchy.free[1]
-        hierarchy.free[1] = q
+def _join(hierarchy, k, before, f):
+    """Let fragment f of run k take over the one before it, whose blocks its own go on from, modified in place."""
+    fragment = hierarchy.fragments[f]
+    earlier = hierarchy.fragments[before]
+    fragment.offset = earlier.offset
+    fragment.first = earlier.first
+    fragment.blocks += earlier.blocks
+    fragment.older = earlier.older
+    fragment.previous = earlier.previous
+    if earlier.previous >= 0:
+        hierarchy.fragments[earlier.previous].next = f
     else:
-        run.next = disk.runs
-        disk.runs = q
-    return run.blocks
+        hierarchy.runs[k].head = f
+    free_fragment(hierarchy, before)
 
 
 @kernel
-def flush(hierarchy, slots, d, now_ps):
-    """Write the memtable of disk d as a segment of level 0, in the background, and empty it. Modified in place."""
+def _fill(hierarchy, k, head):
+    """Make run k of a sorted list: joined, with offsets, modified in place; returns its blocks."""
+    offset = 0
+    before = NONE
+    f = head
+    while f >= 0:
+        fragment = hierarchy.fragments[f]
+        fragment.run = k
+        fragment.offset = offset
+        fragment.previous = before
+        offset += fragment.blocks
+        if before >= 0:
+            earlier = hierarchy.fragments[before]
+            if earlier.node == fragment.node and earlier.first + earlier.blocks == fragment.first:
+                _join(hierarchy, k, before, f)
+        before = f
+        f = fragment.next
+    return offset
+
+
+@kernel
+def write_run(hierarchy, d, level, head, now_ps):
+    """Sort the fragments from head and write them as a new run of a level of disk d, in place; returns its blocks.
+
+    Of no fragments: no run, and no work.
+    """
+    if head < 0:
+        return 0
     disk = hierarchy.disks[d]
-    q = new_run(hierarchy, d, 0)
-    count = gather(hierarchy, disk.memtable, q, 0)
+    k = hierarchy.free[1]
+    run = hierarchy.runs[k]
+    hierarchy.free[1] = run.next
+    hierarchy.free[3] -= 1
+    head = sort(hierarchy.fragments, head)
+    run.head = head
+    run.level = level
+    run.next = disk.runs
+    disk.runs = k
+    blocks = _fill(hierarchy, k, head)
+    run.blocks = blocks
+    run.live_blocks = blocks
+    disk.written_blocks += blocks
+    m = medium_of(hierarchy, d, level)
+    background(hierarchy, m, blocks, hierarchy.media[m].write_block_fs, now_ps)
+    return blocks
+
+
+@inlined
+def memtable_full(hierarchy, d):
+    """Whether the memtable of disk d is to be flushed; dead blocks fill it too."""
+    return hierarchy.disks[d].memtable_blocks >= hierarchy.disks[d].memtable_limit
+
+
+@kernel
+def flush(hierarchy, d, now_ps):
+    """Write what lives in the memtable of disk d as a run of level 0, modified in place; the memtable is empty then."""
+    disk = hierarchy.disks[d]
+    head = disk.memtable
     disk.memtable = NONE
     disk.memtable_blocks = 0
-    blocks = write_run(hierarchy, slots, q, count)
+    disk.flushes += 1
+    blocks = write_run(hierarchy, d, 0, head, now_ps)
     if blocks > 0:
-        m = medium_of(hierarchy, d, 0)
-        medium = hierarchy.media[m]
-        work(hierarchy, d, m, blocks * medium.write_block_fs // 1000, now_ps)
+        medium = hierarchy.media[disk.media]
         medium.flush_ops += 1
         medium.flush_blocks += blocks
-        disk.flushes += 1
-
-
-@kernel
-def wipe(hierarchy, d, now_ps):
-    """Forget all that disk d had, whose slots are gone, and what its media were to do after now. Modified in place."""
-    disk = hierarchy.disks[d]
-    free_list(hierarchy, disk.memtable)
-    disk.memtable = NONE
-    disk.memtable_blocks = 0
-    while disk.runs >= 0:
-        q = disk.runs
-        run = hierarchy.runs[q]
-        disk.runs = run.next
-        free_list(hierarchy, run.head)
-        run.blocks = 0
-        run.next = hierarchy.free[1]
-        hierarchy.free[1] = q
-    for m in range(disk.media, disk.media + disk.media_count):
-        hierarchy.media[m].free_ps = min(hierarchy.media[m].free_ps, now_ps)
-        hierarchy.media[m].background_ps = min(hierarchy.media[m].background_ps, now_ps)
-
-
-@kernel
-def free_list(hierarchy, f):
-    """Give back the rows of a list of fragments, modified in place."""
-    while f >= 0:
-        following = hierarchy.fragments[f].next
-        free_fragment(hierarchy, f)
-        f = following
 
 
 @kernel
 def needs_compaction(hierarchy, d):
-    """Return the lowest level of disk d that is over its limit, -1 if none is. O(levels * segments)."""
+    """Return the lowest level of disk d that is over its limit, -1 if none is."""
     disk = hierarchy.disks[d]
-    limit = disk.memtable_limit * disk.fanout
+    limit = disk.memtable_limit
     for level in range(disk.levels):
-        segments = 0
+        count = 0
         blocks = 0
-        q = disk.runs
-        while q >= 0:
-            run = hierarchy.runs[q]
-            if run.level == level:
-                segments += 1
-                blocks += run.blocks
-            q = run.next
-        if segments >= disk.fanout and (level == 0 or not disk.levelled):
+        k = disk.runs
+        while k >= 0:
+            if hierarchy.runs[k].level == level:
+                count += 1
+                blocks += hierarchy.runs[k].blocks
+            k = hierarchy.runs[k].next
+        limit = limit * disk.fanout if limit < MOST_BLOCKS // disk.fanout else MOST_BLOCKS
+        if level == 0 or not disk.levelled:
+            if count >= disk.fanout:
+                return level
+        elif level < disk.levels - 1 and blocks > limit:
             return level
-        if disk.levelled and level > 0 and level < disk.levels - 1 and blocks > limit:
-            return level
-        limit *= disk.fanout
     return NONE
 
 
-@kernel
-def merge(hierarchy, slots, d, levels, now_ps):
-    """Merge the segments of disk d of some levels into one, in the background, modified in place.
+@inlined
+def _chain(fragments, head, rest):
+    """Put the list `rest` after the list from `head`, modified in place; returns the head of both."""
+    if head < 0:
+        return rest
+    f = head
+    while fragments[f].next >= 0:
+        f = fragments[f].next
+    fragments[f].next = rest
+    return head
 
-    levels : lowest + 256 * highest source level + 65536 * level of the result
-    """
+
+@inlined
+def _read_run(hierarchy, d, k, now_ps):
+    """Read run k of disk d for a merge: background work, and its row is free then, modified in place."""
+    run = hierarchy.runs[k]
+    m = medium_of(hierarchy, d, run.level)
+    medium = hierarchy.media[m]
+    medium.compact_ops += 1
+    medium.compact_read_blocks += run.blocks
+    background(hierarchy, m, run.blocks, medium.read_block_fs, now_ps)
+    free_run(hierarchy, d, k)
+
+
+@inlined
+def free_run(hierarchy, d, k):
+    """Give the row of run k of disk d back, modified in place; the caller takes it out of the list of runs."""
+    run = hierarchy.runs[k]
+    hierarchy.disks[d].written_blocks -= run.blocks
+    hierarchy.disks[d].dead_blocks -= run.blocks - run.live_blocks
+    run.next = hierarchy.free[1]
+    hierarchy.free[1] = k
+    hierarchy.free[3] += 1
+
+
+@kernel
+def merge(hierarchy, d, low, high, target, now_ps):
+    """Merge all runs of levels low to high of disk d into one run of level target, modified in place."""
     disk = hierarchy.disks[d]
-    lowest = levels % 256
-    highest = levels // 256 % 256
-    target = levels // 65536
-    q = new_run(hierarchy, d, target)
-    count = 0
-    previous = NONE
-    source = disk.runs
-    while source >= 0:
-        run = hierarchy.runs[source]
-        following = run.next
-        if lowest <= run.level <= highest:
-            m = medium_of(hierarchy, d, run.level)
-            work(hierarchy, d, m, run.blocks * hierarchy.media[m].read_block_fs // 1000, now_ps)
-            hierarchy.media[m].compact_ops += 1
-            hierarchy.media[m].compact_read_blocks += run.blocks
-            count = gather(hierarchy, run.head, q, count)
-            if previous < 0:
-                disk.runs = following
+    head = NONE
+    before = NONE
+    k = disk.runs
+    while k >= 0:
+        after = hierarchy.runs[k].next
+        level = hierarchy.runs[k].level
+        if low <= level and level <= high:
+            head = _chain(hierarchy.fragments, hierarchy.runs[k].head, head)
+            if before < 0:
+                disk.runs = after
             else:
-                hierarchy.runs[previous].next = following
-            run.blocks = 0
-            run.next = hierarchy.free[1]
-            hierarchy.free[1] = source
+                hierarchy.runs[before].next = after
+            _read_run(hierarchy, d, k, now_ps)
         else:
-            previous = source
-        source = following
-    blocks = write_run(hierarchy, slots, q, count)
+            before = k
+        k = after
+    blocks = write_run(hierarchy, d, target, head, now_ps)
     disk.compactions += 1
     if blocks > 0:
-        m = medium_of(hierarchy, d, target)
-        work(hierarchy, d, m, blocks * hierarchy.media[m].write_block_fs // 1000, now_ps)
-        hierarchy.media[m].compact_ops += 1
-        hierarchy.media[m].compact_write_blocks += blocks
+        medium = hierarchy.media[medium_of(hierarchy, d, target)]
+        medium.compact_ops += 1
+        medium.compact_write_blocks += blocks
 
 
 @kernel
-def merge_level(hierarchy, slots, d, level, now_ps):
-    """Merge a level of disk d that is over its limit into the next, modified in place."""
+def merge_level(hierarchy, d, level, now_ps):
+    """Merge a level of disk d into the next (on the last: into itself), levelled with what is there. In place."""
     disk = hierarchy.disks[d]
-    target = min(level + 1, disk.levels - 1)
-    highest = target if disk.levelled else level
-    merge(hierarchy, slots, d, level + 256 * highest + 65536 * target, now_ps)
+    target = level + 1 if level < disk.levels - 1 else level
+    merge(hierarchy, d, level, target if disk.levelled else level, target, now_ps)
 
 
 @kernel
-def merge_all(hierarchy, slots, d, now_ps):
-    """Merge all that disk d has into one segment of its last level, modified in place: rows of fragments run short."""
-    flush(hierarchy, slots, d, now_ps)
+def compact(hierarchy, d, now_ps):
+    """Merge levels of disk d until none is over its limit, modified in place; for disks without TTL."""
+    level = needs_compaction(hierarchy, d)
+    while level >= 0:
+        merge_level(hierarchy, d, level, now_ps)
+        level = needs_compaction(hierarchy, d)
+
+
+@kernel
+def merge_all(hierarchy, d, now_ps):
+    """Flush the memtable of disk d, then merge all its runs into one of the last level, modified in place."""
+    flush(hierarchy, d, now_ps)
     last = hierarchy.disks[d].levels - 1
-    merge(hierarchy, slots, d, 256 * last + 65536 * last, now_ps)
+    merge(hierarchy, d, 0, last, last, now_ps)
+
+
+@kernel
+def wipe(hierarchy, d, now_ps):
+    """Empty disk d, all of whose blocks are dead, and forget the work that its media have not done, in place."""
+    disk = hierarchy.disks[d]
+    disk.memtable_blocks = 0
+    k = disk.runs
+    while k >= 0:
+        after = hierarchy.runs[k].next
+        free_run(hierarchy, d, k)
+        k = after
+    disk.runs = NONE
+    for m in range(disk.media, disk.media + disk.media_count):
+        medium = hierarchy.media[m]
+        medium.free_ps = min(medium.free_ps, now_ps)
+        medium.background_ps = min(medium.background_ps, now_ps)

@@ -1,8 +1,8 @@
 """A disk as a store: what is put there goes to its memtable, and is flushed and merged in the background."""
 
-from replay.engine.compaction import flush, merge_all, merge_level, needs_compaction, rows_left
+from replay.engine.compaction import flush, memtable_full, merge_all, merge_level, needs_compaction
 from replay.engine.evicting import column_of
-from replay.engine.fragments import begin_read, read_cost
+from replay.engine.fragments import begin_read, read_cost, rows_left
 from replay.engine.jit import kernel
 from replay.engine.kvcache import insert, row_of
 from replay.engine.lifetime import collect
@@ -14,20 +14,32 @@ def put(state, s, node, upto_blocks, whole):
     i = state.cluster[0].num_instances + s
     d = state.hierarchy.stores[s].disk
     now_ps = state.cluster[0].now_ps
-    slots = state.cache.slots
     hierarchy = state.hierarchy
-    if d >= 0 and rows_left(hierarchy) < state.cache.nodes[node].start_blocks + 2:
-        merge_all(hierarchy, slots, d, now_ps)
+    if d >= 0:
+        make_rows(state, node)
     insert(state, i, node, upto_blocks, whole)
-    if d < 0 or hierarchy.disks[d].memtable_blocks < hierarchy.disks[d].memtable_limit:
+    if d < 0 or not memtable_full(hierarchy, d):
         return
-    flush(hierarchy, slots, d, now_ps)
+    flush(hierarchy, d, now_ps)
     level = needs_compaction(hierarchy, d)
     while level >= 0:
         if state.cluster[0].ttl_ps > 0:
             collect(state, i)
-        merge_level(hierarchy, slots, d, level, now_ps)
+        merge_level(hierarchy, d, level, now_ps)
         level = needs_compaction(hierarchy, d)
+
+
+@kernel
+def make_rows(state, node):
+    """Merge whole disks, first to last, until there are fragment rows for every node of a path, modified in place."""
+    wanted = 1
+    while node >= 0:
+        wanted += 1
+        node = state.cache.nodes[node].parent
+    d = 0
+    while rows_left(state.hierarchy) < wanted and d < len(state.hierarchy.disks):
+        merge_all(state.hierarchy, d, state.cluster[0].now_ps)
+        d += 1
 
 
 @kernel
@@ -37,19 +49,16 @@ def plan_read(state, s, node, from_blocks, upto_blocks):
     node : the deepest one of the path that is resident there
     """
     cache = state.cache
-    hierarchy = state.hierarchy
-    d = hierarchy.stores[s].disk
+    d = state.hierarchy.stores[s].disk
     c = column_of(state, state.cluster[0].num_instances + s)
-    begin_read(hierarchy, d)
-    at = from_blocks
-    while at < upto_blocks:
-        top = node
-        n = node
-        while n >= 0 and cache.nodes[n].start_blocks + cache.nodes[n].blocks > at:
-            top = n
-            n = cache.nodes[n].parent
-        row = row_of(cache, top, c)
+    begin_read(state.hierarchy, d)
+    while node >= 0:
+        row = row_of(cache, node, c)
         slot = cache.slots[row]
-        end = min(slot.start_blocks + slot.blocks, upto_blocks)
-        read_cost(hierarchy, cache.slots, d, row, at - slot.start_blocks, end - at)
-        at = end
+        low = max(from_blocks, slot.start_blocks)
+        high = min(upto_blocks, slot.start_blocks + slot.blocks)
+        if high > low:
+            read_cost(state.hierarchy, cache.slots, d, row, low - slot.start_blocks, high - low)
+        if slot.start_blocks <= from_blocks:
+            return
+        node = cache.nodes[node].parent

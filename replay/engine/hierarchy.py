@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replay.engine import schema
+from replay.engine.disks import empty_disks
 from replay.engine.draws import mix, mix_array
 from replay.engine.schema import NONE, Hierarchy, State
 from traces.trie import full_blocks
@@ -24,7 +25,7 @@ ONE_ROW: dict[str, Any] = {
     "timer_heap": schema.TIMER, "clock": schema.CLOCK_ENTRY, "spills": schema.SPILL, "changes": schema.CHANGE,
     "rings": schema.RING, "points": schema.POINT, "owners": schema.OWNER, "keys": schema.KEY,
     "fragments": schema.FRAGMENT, "runs": schema.RUN, "media": schema.MEDIUM, "disks": schema.DISK,
-    "sorting": np.int32, "free": np.int64,
+    "free": np.int64,
 }  # fmt: skip
 
 
@@ -136,24 +137,8 @@ def _disks(kv: "Kv", stores: np.ndarray, state: State) -> dict[str, np.ndarray]:
     holders = len(state.views) - len(kv.stores) + np.flatnonzero(stores["disk"] >= 0) if len(kv.stores) else []
     if not len(holders):
         return {}
-    lsm, count = kv.lsm, len(holders)
-    media = np.zeros(count * len(lsm.media), schema.MEDIUM)
-    for name in ("op_ps", "read_block_fs", "write_block_fs", "latency_ps"):
-        media[name] = [getattr(medium, name) for medium in lsm.media] * count
-    disks = np.zeros(count, schema.DISK)
-    disks["memtable"] = disks["runs"] = disks["last_run"] = NONE
-    disks["memtable_limit"] = lsm.memtable_blocks
-    disks["media"] = np.arange(count) * len(lsm.media)
-    disks["media_count"] = len(lsm.media)
-    for name in ("fanout", "levels", "share", "levelled"):
-        disks[name] = getattr(lsm, name)
     slots = int(np.minimum(len(state.cache.nodes), state.views["total_blocks"][holders]).sum())
-    rows = FRAGMENTS_A_SLOT * slots + SPARE_FRAGMENTS
-    fragments, runs = np.zeros(rows, schema.FRAGMENT), np.zeros(rows, schema.RUN)
-    fragments["next"] = np.r_[1:rows, NONE]
-    runs["next"] = np.r_[1:rows, NONE]
-    return {"media": media, "disks": disks, "fragments": fragments, "runs": runs, "sorting": np.zeros(rows, np.int32),
-            "free": np.zeros(2, np.int64)}  # fmt: skip
+    return empty_disks(kv.lsm, len(holders), FRAGMENTS_A_SLOT * slots + SPARE_FRAGMENTS)
 
 
 def _rings(kv: "Kv") -> dict[str, np.ndarray]:

@@ -152,8 +152,6 @@ def part_times(state, r, k, commit):
             continue
         if commit:
             start_ps, done_ps = serve(hierarchy, m, medium.part_ops, medium.part_blocks, now_ps)
-            medium.read_ops += medium.part_ops
-            medium.read_blocks += medium.part_blocks
         else:
             start_ps, done_ps = serve_times(hierarchy, m, medium.part_ops, medium.part_blocks, now_ps)
         part.start_ps = min(part.start_ps, start_ps) if part.card >= 0 or m > disk.media else start_ps

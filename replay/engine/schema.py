@@ -180,17 +180,16 @@ FRAGMENT = np.dtype([
     ("offset", "i8"),              # where it begins in its run [blocks]
     ("node", "i4"), ("first", "i4"), ("blocks", "i4"),  # blocks [first, first + blocks) of a trie node that live in it
     ("run", "i4"),                 # -1 in the memtable
-    ("slot", "i4"),                # row of `slots` that it belongs to, -1 when all of it is dead
-    ("older", "i4"),               # next older fragment of the same slot
-    ("next", "i4"),                # next fragment of the same run, or next free row
+    ("older", "i4"),               # next older fragment of the same slot: it holds the blocks just before
+    ("previous", "i4"), ("next", "i4"),  # in the list of its run or of the memtable; next free row
 ], align=True)
 RUN = np.dtype([
-    ("sequence", "i8"),            # order of creation on its disk
     ("blocks", "i8"), ("live_blocks", "i8"),  # written, and of these not dead
-    ("head", "i4"), ("disk", "i4"), ("level", "i4"), ("next", "i4"),  # first fragment; next run of its disk, or free row
+    ("head", "i4"), ("level", "i4"), ("next", "i4"),  # first fragment; next older run of its disk, or next free row
 ], align=True)
 MEDIUM = np.dtype([
     ("op_ps", "i8"), ("read_block_fs", "i8"), ("write_block_fs", "i8"), ("latency_ps", "i8"),
+    ("share", "i8"),               # of background work, in thousandths
     ("free_ps", "i8"), ("background_ps", "i8"),  # until when it serves reads, and flushes and compactions
     ("read_ops", "i8"), ("read_blocks", "i8"),   # for loads
     ("flush_ops", "i8"), ("flush_blocks", "i8"),
@@ -199,14 +198,15 @@ MEDIUM = np.dtype([
     ("part_ops", "i8"), ("part_blocks", "i8"),   # of the read being planned
 ], align=True)
 DISK = np.dtype([
-    ("memtable_blocks", "i8"), ("memtable_limit", "i8"), ("written_blocks", "i8"), ("dead_blocks", "i8"),
-    ("sequence", "i8"), ("last_offset", "i8"),
-    ("flushes", "i8"), ("compactions", "i8"),
+    ("memtable_blocks", "i8"), ("memtable_limit", "i8"),    # appended since the last flush, dead ones too
+    ("written_blocks", "i8"), ("dead_blocks", "i8"),        # that its runs hold, and of these dead
+    ("last_offset", "i8"),         # of the read being planned: where the part looked at last begins
+    ("flushes", "i8"), ("compactions", "i8"), ("fanout", "i8"),
     ("memtable", "i4"),            # first fragment of the memtable
     ("runs", "i4"),                # first run, newest first
-    ("last_run", "i4"),            # of the read being planned: where its last part lay
+    ("last_run", "i4"),            # and the run that it lies in
     ("media", "i4"), ("media_count", "i4"),  # rows of `media`
-    ("fanout", "i4"), ("levels", "i4"), ("share", "i4"), ("levelled", "i1"),
+    ("levels", "i4"), ("levelled", "i1"),
 ], align=True)
 
 CLUSTER = np.dtype([
@@ -362,8 +362,7 @@ class Hierarchy(NamedTuple):
     runs: np.ndarray  # RUN (capacity,)
     media: np.ndarray  # MEDIUM (disks * media,)
     disks: np.ndarray  # DISK (disks,)
-    sorting: np.ndarray  # int32 (fragments,): scratch of flushes and merges
-    free: np.ndarray  # int64 (2,): first free row of `fragments`, first free row of `runs`
+    free: np.ndarray  # int64 (4,): first free row of `fragments` and of `runs`, number of free rows of each
 
 
 class Cost(NamedTuple):

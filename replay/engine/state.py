@@ -40,7 +40,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "known": (np.dtype("i8"), 2), "needed": (np.dtype("i4"), 2), "rings": (schema.RING, 1), "points": (schema.POINT, 1),
     "owners": (schema.OWNER, 1), "keys": (schema.KEY, 1), "occupancy": (np.dtype("i8"), 2),
     "fragments": (schema.FRAGMENT, 1), "runs": (schema.RUN, 1), "media": (schema.MEDIUM, 1), "disks": (schema.DISK, 1),
-    "sorting": (np.dtype("i4"), 1), "free": (np.dtype("i8"), 1),
+    "free": (np.dtype("i8"), 1),
 }
 GROUPS = ("cache", "cost", "hierarchy")  # in compiled code these are the state itself
 

@@ -172,7 +172,7 @@ class Disk:
         cost: dict[int, tuple[int, int]] = {}
         segment, offset = None, -1
         for node, first, n in parts:
-            for block in self.alive[node][first : first + n]:
+            for block in self.alive.get(node, [])[first : first + n]:
                 if block.segment is None:
                     continue
                 goes_on = block.segment is segment and block.offset == offset + 1

@@ -1,0 +1,58 @@
+"""Rows of disks before the first event, and what is reported of them."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from replay.engine import schema
+from replay.engine.schema import NONE, Hierarchy
+
+if TYPE_CHECKING:
+    from replay.kv import Lsm
+
+
+def empty_disks(lsm: "Lsm", count: int, fragments: int) -> dict[str, np.ndarray]:
+    """Return the arrays of `count` empty disks, by the names that they have in Hierarchy.
+
+    fragments : rows for all disks together; at least one for each slot of a disk, and the nodes of a longest path more
+    """
+    disks = np.zeros(count, schema.DISK)
+    disks["memtable_limit"] = lsm.memtable_blocks
+    for name in ("fanout", "levels", "levelled"):
+        disks[name] = getattr(lsm, name)
+    for name in ("memtable", "runs", "last_run", "last_offset"):
+        disks[name] = NONE
+    disks["media"] = np.arange(count) * len(lsm.media)
+    disks["media_count"] = len(lsm.media)
+    media = np.zeros(len(lsm.media), schema.MEDIUM)
+    for name in ("op_ps", "read_block_fs", "write_block_fs", "latency_ps"):
+        media[name] = [getattr(medium, name) for medium in lsm.media]
+    media["share"] = lsm.share
+    # a level has fewer than `fanout` runs, but while it is being merged; and one run is being written
+    runs = _free_rows(count * (lsm.levels * lsm.fanout + 1), schema.RUN)
+    rows = _free_rows(fragments, schema.FRAGMENT)
+    free = np.array([0, 0, len(rows), len(runs)])
+    return {"fragments": rows, "runs": runs, "media": np.tile(media, count), "disks": disks, "free": free}
+
+
+def _free_rows(count: int, dtype: np.dtype) -> np.ndarray:
+    rows = np.zeros(count, dtype)
+    rows["next"] = np.arange(1, count + 1)
+    rows["next"][-1] = NONE
+    return rows
+
+
+def disk_figures(hierarchy: Hierarchy, d: int) -> dict[str, float]:
+    """Return the totals of the media of disk d, and two ratios, 0 before the first flush.
+
+    write_amplification : blocks written by flushes and merges, for each block flushed
+    space_amplification : blocks in runs, for each block that lives in them
+    """
+    disk = hierarchy.disks[d]
+    media = hierarchy.media[int(disk["media"]) : int(disk["media"] + disk["media_count"])]
+    names = ("read_ops", "read_blocks", "flush_blocks", "compact_read_blocks", "compact_write_blocks", "busy_ps")
+    figures: dict[str, float] = {name: int(media[name].sum()) for name in names}
+    flushed, living = figures["flush_blocks"], int(disk["written_blocks"] - disk["dead_blocks"])
+    figures["write_amplification"] = (flushed + figures["compact_write_blocks"]) / flushed if flushed else 0.0
+    figures["space_amplification"] = int(disk["written_blocks"]) / living if living else 0.0
+    return figures
