@@ -51,7 +51,7 @@ def send(state, i, r, done_ps):
 
 @kernel
 def fetch(state, r, i, source):
-    """Start to copy the prefix of request r from `source` to instance i; returns (started, tokens usable there)."""
+    """Start to copy the prefix of request r from `source` to instance i; returns whether that started."""
     settle(state, i)
     cut(state, source)
     job = state.jobs[r]
@@ -61,7 +61,7 @@ def fetch(state, r, i, source):
     there = usable_tokens(state, blocks, prompt, block_tokens)
     here = hit_tokens(state, job.leaf, i, prompt, block_tokens)
     if there <= here:
-        return False, 0
+        return False
     pin_path(state, source, node)
     job.pinned = node
     job.pinned_blocks = blocks
@@ -71,4 +71,4 @@ def fetch(state, r, i, source):
     note(state, LOG_FETCH, r, source, there - here)
     now_ps = state.cluster[0].now_ps
     send(state, source, r, max(now_ps, state.instances[source].nic_free_ps) + transfer_ps(state, source, there - here))
-    return True, there
+    return True

@@ -263,9 +263,9 @@ def dispatch(state, policies, r, i, source):
     saved = view.hit_tokens if state.cluster[0].reads_hits else 0
     fetched = False
     if source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0:
-        fetched, held = fetch(state, r, i, source)
+        fetched = fetch(state, r, i, source)
         if fetched and state.cluster[0].reads_hits:
-            saved = held
+            saved = state.views[source].hit_tokens
     job.charged_tokens = request.prompt_tokens - saved
     view.queued_tokens += job.charged_tokens
     if state.cluster[0].tiered:
