@@ -155,13 +155,14 @@ def policy(slot: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         raise PolicyError(f"slot must be one of {', '.join(SLOTS)}, but got {slot!r}")
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _registry[slot][function.__name__] = _describe(slot, function)
+        _registry[slot][function.__name__] = describe(slot, function)
         return function
 
     return register
 
 
-def _describe(slot: str, function: Callable[..., Any]) -> Policy:
+def describe(slot: str, function: Callable[..., Any]) -> Policy:
+    """Return a function as a policy of a slot, without registering it; raises as `policy`."""
     name, context = function.__name__, SLOTS[slot]
     parameters = list(inspect.signature(function).parameters.values())
     if tuple(p.name for p in parameters[: len(context)]) != context:

@@ -1,10 +1,11 @@
 """Odd fetch and write policies, and an evict policy that looks twice; in the registry within `odd_policies.registered()`."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from replay.engine.draws import uniform
-from replay.policy import NEVER, Choice, Chosen, Span, choose
+from replay.policy import NEVER, Choice, Chosen, Policy, Span, describe
 
 
 def everything(request, instance, offer, now_ps, tier: Span(0, 2) = 2, wait_s: Span(0.0, 1.0) = 0.0):
@@ -105,6 +106,13 @@ def odd_second(node, now_ps):
     return float(node.first_used_ps)
 
 
+@cache
+def described(slot: str, function: Callable[..., Any]) -> Policy:
+    """Return one of these functions as a policy, the same object each time."""
+    return describe(slot, function)
+
+
 def chosen(slot: str, function: Callable[..., Any], **values: Any) -> Chosen:
-    """Choose one of these functions, which the registry holds within `odd_policies.registered()`."""
-    return choose(slot, function.__name__, values)
+    """Choose one of these functions; the engine finds it within `odd_policies.registered()`."""
+    made = described(slot, function)
+    return Chosen(made, made.defaults | values)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from replay.engine.draws import uniform
-from replay.policy import HOLD, NEVER, Choice, Policy, Span, policy, registry
+from replay.policy import HOLD, NEVER, Choice, Policy, Span, registry
 from tests import odd_fetch
 
 
@@ -146,8 +146,7 @@ _made: list[Policy] = []
 def registered() -> Iterator[None]:
     """Have the odd policies in the registry for a while, the same objects each time."""
     for function, slot in SLOT_OF.items() if not _made else ():
-        policy(slot)(function)
-        _made.append(registry()[slot][function.__name__])
+        _made.append(odd_fetch.described(slot, function))
     for made in _made:
         registry()[made.slot][made.name] = made
     try:

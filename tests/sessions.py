@@ -44,6 +44,35 @@ def engine_rows(scenario: Scenario, **options: Any) -> dict[str, list]:
     return rows
 
 
+def engine_tiers(session: Session) -> dict[str, list]:
+    """Return of a finished session what its hierarchy did for each request: the twin's HIERARCHY_FIELDS."""
+    loads = session.state.hierarchy.loads
+    found = {name: loads[name].tolist() for name in ("lookup_ps", "load_ps", "exposed_ps", "dram_tokens", "disk_tokens")}
+    hbm = session.state.jobs["hit_tokens"] - loads["dram_tokens"] - loads["disk_tokens"]
+    return found | {"hbm_tokens": hbm.tolist()}
+
+
+def engine_stores(session: Session) -> dict[str, list]:
+    """Return of a finished session what each store did: the twin's `stores`."""
+    state, kv = session.state, session.cluster.kv
+    assert kv is not None
+    first, rows = len(session.cluster.instances), state.hierarchy.stores[: len(kv.stores)]
+    media = [state.hierarchy.media[row["media"] : row["media"] + row["media_count"]] for row in state.hierarchy.disks]
+    of_store = [media[row["disk"]] if row["disk"] >= 0 else state.hierarchy.media[:0] for row in rows]
+    flushed, read, written = "flush_blocks", "compact_read_blocks", "compact_write_blocks"
+    return {
+        "resident_blocks": (state.views["total_blocks"] - state.views["free_blocks"])[first:].tolist(),
+        "evicted_blocks": state.instances["evicted_blocks"][first:].tolist(),
+        "inserted_blocks": state.instances["inserted_blocks"][first:].tolist(),
+        "read_blocks": rows["read_blocks"].tolist(),
+        "written_blocks": rows["written_blocks"].tolist(),
+        "dropped_writes": rows["dropped"].tolist(),
+        "medium_reads": [[[int(m["read_ops"]), int(m["read_blocks"])] for m in own] for own in of_store],
+        "flush_blocks": [[[int(m[flushed])] for m in own] for own in of_store],
+        "compaction_blocks": [[[int(m[read]), int(m[written])] for m in own] for own in of_store],
+    }
+
+
 def binned(gaps: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
     """Return the histogram bins of exact gaps by tier, and their counts: bin 64 e + m starts at 2^e (1 + m / 64)."""
     bins, counts = [], []
