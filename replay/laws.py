@@ -8,10 +8,12 @@ from replay.errors import EngineError
 
 
 def check(state: State) -> None:
-    """Check that requests, tokens and blocks are conserved.
+    """Check that requests, tokens and blocks are conserved, on instances and on the stores below them.
 
     raises : EngineError naming the law, the place and both sides
     """
+    if state.cluster["tiered"][0]:
+        check_hierarchy(state)
     jobs, views, instances = state.jobs, state.views, state.instances
     statuses = np.bincount(jobs["status"], minlength=4)
     _equal("requests", "the trace", int(statuses.sum()), len(jobs))
@@ -35,6 +37,35 @@ def check(state: State) -> None:
     if not running.any():
         later = int(instances["tokens_out"].sum()) - firsts
         _equal("gaps between tokens", "the histogram", int(state.histogram.sum()), later)
+
+
+def check_hierarchy(state: State) -> None:
+    """Check that no store made or lost a block, and that what the index says is there is there.
+
+    raises : EngineError as `check`
+    """
+    cluster, hierarchy, cache = state.cluster[0], state.hierarchy, state.cache
+    first, columns = int(cluster["num_instances"]), cache.slot_of.shape[1]
+    num_prefill = int(cluster["num_prefill"])
+    for c in range(columns):
+        i = c if c < num_prefill else c - num_prefill + first
+        rows = cache.slot_of[:, c]
+        rows = np.where(rows < -1, -2 - rows, rows)
+        indexed = int(cache.slots["blocks"][rows[rows >= 0]].sum())
+        held = int(state.views["cached_blocks"][i] + state.instances["pinned_blocks"][i])
+        _equal("indexed KV blocks", f"holder {i}", indexed, held)
+    for s in range(int(cluster["num_stores"])):
+        store, i = hierarchy.stores[s], first + s
+        gone = sum(int(store[f"{name}_blocks"]) for name in ("lost", "expired"))
+        came = int(state.instances["inserted_blocks"][i])
+        held = int(state.views["cached_blocks"][i] + state.instances["pinned_blocks"][i])
+        _equal("KV blocks that came", f"store {s}", came, held + gone + int(state.instances["evicted_blocks"][i]))
+    disks = [first + s for s in range(int(cluster["num_stores"])) if hierarchy.stores["disk"][s] >= 0]
+    if disks:
+        on_disks = int((state.views["cached_blocks"] + state.instances["pinned_blocks"])[disks].sum())
+        _equal("KV blocks in fragments", "all disks together", int(hierarchy.fragments["blocks"].sum()), on_disks)
+    if not hierarchy.loads["under_way"].any() and not hierarchy.writes["used"].any():
+        _equal("pinned KV blocks", "all stores together", int(state.instances["pinned_blocks"][first:].sum()), 0)
 
 
 def _equal(what: str, where: str, left: int, right: int) -> None:
