@@ -26,13 +26,18 @@ def free_node(state, i, s):
 
 @kernel
 def collect(state, i):
-    """Free every dead node of holder i and every node below one, modified in place; returns how many. O(trie nodes).
+    """Free every dead node of holder i and every node below one, modified in place; returns how many.
 
-    The trie is numbered in preorder, so that a node comes after its parent.
+    The trie is numbered in preorder, so that a node comes after its parent. Stamps only grow, so that after a look at
+    all nodes it is known until when none can be dead: till then this costs nothing, else O(trie nodes).
     """
     cache = state.cache
+    cluster = state.cluster[0]
+    if cluster.now_ps < state.instances[i].next_death_ps:
+        return 0
     c = column_of(state, i)
     freed = 0
+    oldest_ps = cluster.now_ps
     for node in range(len(cache.nodes)):
         s = row_of(cache, node, c)
         if s < 0:
@@ -44,6 +49,10 @@ def collect(state, i):
                 state.hierarchy.stores[i - state.cluster[0].num_instances].expired_blocks += cache.slots[s].blocks
             free_node(state, i, s)
             freed += 1
+        else:
+            slot = cache.slots[s]
+            oldest_ps = min(oldest_ps, slot.last_used_ps if cluster.refresh else slot.first_used_ps)
+    state.instances[i].next_death_ps = oldest_ps + cluster.ttl_ps
     return freed
 
 

@@ -124,6 +124,7 @@ INSTANCE = np.dtype([
     ("loads", "i4"), ("pending_head", "i4"), ("pending_tail", "i4"),  # loads under way to it, and those that wait
     ("stall_request", "i4"), ("stall_ps", "i8"),  # longest load that the iteration about to begin waits for
     ("empty_since_ps", "i8"),      # when its queue last became empty
+    ("next_death_ps", "i8"),       # none of its nodes outlives its time before
     ("profile", "i4"),
     ("private_blocks", "i8"), ("pinned_blocks", "i8"),
     ("tokens_out", "i8"),
@@ -248,7 +249,8 @@ STORE = np.dtype([
     ("reads", "i8"), ("written", "i8"), ("dropped", "i8"),
     ("deadline_ps", "i8"),
     ("tier", "i4"), ("node", "i4"), ("server", "i4"), ("below", "i4"), ("above", "i4"),
-    ("disk", "i4"), ("epoch", "i4"), ("under_way", "i4"),
+    ("disk", "i4"), ("epoch", "i4"),
+    ("writes_end", "i4"),          # no row of its writes from here on is used
     ("cursor", "i4"), ("moving", "i4"), ("moving_end", "i4"), ("moving_to", "i4"), ("moving_epoch", "i4"),
     ("present", "i1"), ("leaving", "i1"),
 ], align=True)

@@ -23,7 +23,8 @@ def begin_write(state, s, node, upto_blocks, whole):
     if there >= upto_blocks:
         return
     free = NONE
-    for w in range(s * cluster.writes, (s + 1) * cluster.writes):
+    first = s * cluster.writes
+    for w in range(first, first + min(store.writes_end + 1, cluster.writes)):
         write = hierarchy.writes[w]
         if not write.used:
             free = w if free < 0 else free
@@ -33,6 +34,7 @@ def begin_write(state, s, node, upto_blocks, whole):
         store.dropped += 1
         store.dropped_blocks += upto_blocks - there
         return
+    store.writes_end = max(store.writes_end, free - first + 1)
     write = hierarchy.writes[free]
     write.used = 1
     write.node = node
@@ -58,6 +60,8 @@ def end_write(state, w):
     s = w // cluster.writes
     store = state.hierarchy.stores[s]
     write.used = 0
+    while store.writes_end > 0 and not state.hierarchy.writes[s * cluster.writes + store.writes_end - 1].used:
+        store.writes_end -= 1
     if write.epoch != store.epoch:
         store.void_blocks += write.upto_blocks - write.base_blocks
         return
