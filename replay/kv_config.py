@@ -190,7 +190,8 @@ def _changes(rows: Any, stores: Sequence[Store]) -> tuple[Change, ...]:
         what = _choice(row["what"], CHANGES, f"{place}.what")
         at_ps = ps(number(row["at_s"], f"{place}.at_s"), f"{place}.at_s")
         tier = DISK if what.endswith("disk") else DRAM
-        known = sorted({store.node for store in stores if store.tier == tier})
+        common = tier == DISK and any(store.tier == DISK and store.node < 0 for store in stores)
+        known = sorted({store.node for store in stores if store.tier == (DRAM if common else tier)})
         if row["node"] not in known:
             kind = "disk" if tier == DISK else "DRAM node"
             raise ConfigError(f"{place}.node must be a {kind} of the hierarchy, one of {known}, but is {row['node']!r}. "
@@ -199,6 +200,8 @@ def _changes(rows: Any, stores: Sequence[Store]) -> tuple[Change, ...]:
         if (what == "drain") != (until_s is not None):
             raise ConfigError(f"{place} must have until_s if it drains, and only then, but is {dict(row)!r}. "
                               f"Say until when it drains.")
+        if common:
+            continue  # the node has no disk of its own: what it would lose is in the store
         deadline_ps = at_ps if until_s is None else ps(number(until_s, f"{place}.until_s", least=row["at_s"]))
         changes.append(Change(at_ps, what, int(row["node"]), deadline_ps))
     return tuple(sorted(changes, key=lambda change: change.at_ps))

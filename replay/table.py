@@ -41,6 +41,16 @@ COMPARED = (
     ("goodput\n/s", "goodput_per_s", HIGHER, 1),
 )
 
+# the same for runs with a KV hierarchy, where any run of the comparison has one
+COMPARED_TIERS = (
+    ("TTFT s\nmean", "ttft_s_mean", LOWER, 1),
+    ("hit rate\nDRAM", "hit_rate_dram", HIGHER, 1),
+    ("\ndisk", "hit_rate_disk", HIGHER, 1),
+    ("loads\nhidden", "hidden_share", HIGHER, 1),
+    ("prefill\nbusy s", "prefill_busy_s", LOWER, 1),
+    ("disk I/O\nTB", "disk_io_tb", LOWER, 1),
+)
+
 
 def number(value: Any, factor: float = 1) -> str:
     """Write a number with about three significant digits; a dash for None."""
@@ -114,12 +124,13 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     table.add_column("run", justify="right", no_wrap=True)
     for name in varying:
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
-    for heading, *_ in COMPARED:
+    compared = COMPARED + (COMPARED_TIERS if any(row.get("hit_rate_hbm") is not None for row in rows) else ())
+    for heading, *_ in compared:
         table.add_column(heading, justify="right", no_wrap=True)
-    best = {key: _best([row.get(key) for row in rows], way) for _, key, way, _ in COMPARED}
+    best = {key: _best([row.get(key) for row in rows], way) for _, key, way, _ in compared}
     for row in rows:
         cells = []
-        for _, key, _, factor in COMPARED:
+        for _, key, _, factor in compared:
             value = row.get(key)
             cells.append(Text(number(value, factor), "bold" if value is not None and value == best[key] else ""))
         names = [Text(str(row[name] or "-")) for name in varying.values()]

@@ -83,6 +83,8 @@ def _moved(session: "Session", block_bytes: int) -> dict[str, Value]:
         "lost_gb": float(rows["lost_blocks"][there].sum() * gb),
         "gc_nodes": int(cluster["gc_nodes"][0]),
     }
+    moved = ("load_disk_gb", "flush_gb", "compaction_read_gb", "compaction_write_gb")
+    found["disk_io_tb"] = sum(float(found[name] or 0.0) for name in moved) / 1000.0
     flushed, rewritten = int(media["flush_blocks"].sum()), int(media["compact_write_blocks"].sum())
     written = int(hierarchy.disks["written_blocks"].sum())
     living = written - int(hierarchy.disks["dead_blocks"].sum())
