@@ -31,6 +31,8 @@ def build_id() -> str:
     for part in (numba.__version__, np.__version__, os.environ.get("NUMBA_BOUNDSCHECK", "")):
         digest.update(part.encode() + b"\0")
     root = Path(__file__).resolve().parent.parent
+    # Numba forgets what it compiled from another place, or from a file that was touched: is_compiled must know
+    digest.update(f"{root} {(root / 'replay' / 'engine' / 'compile.py').stat().st_mtime_ns}".encode())
     engine, traces = (root / "replay" / "engine").rglob("*.py"), (root / "traces").glob("*kernels.py")
     for source in sorted([*engine, root / "replay" / "policy.py", *traces, Path(__file__)]):
         if source.exists():
