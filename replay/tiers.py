@@ -38,8 +38,10 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
 
     hit_rate_*      : hit tokens by tier / prompt tokens, over admitted requests; they add up to hit_rate
     hidden_share    : share of the load time that no request waited for; None if nothing was loaded
-    *_gb            : bytes moved by path: loads from DRAM and from disk, writes to stores, spills from DRAM to disk, flushes, compactions
-    *_amplification : write: bytes written to media / flushed bytes; space: bytes in segments / living bytes; read: operations a load from disk
+    *_gb            : bytes moved by path: loads from DRAM and from disk, writes to stores, spills from DRAM to disk,
+                      flushes, compactions
+    *_amplification : write: bytes written to media / flushed bytes; space: bytes in segments / living bytes;
+                      read: operations a load from disk
     """
     kv = session.cluster.kv
     if kv is None:

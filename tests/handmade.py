@@ -62,7 +62,8 @@ def session(rows: list[dict[str, Any]], gaps_s: dict[str, list[float]] | None = 
     cluster = np.zeros(1, CLUSTER)
     cluster["events"] = 7 * len(rows)
     instances, views = np.zeros(2, INSTANCE), np.zeros(2, VIEW)
-    instances["prefill_done_tokens"][0] = (requests["prompt_tokens"] - jobs["hit_tokens"])[jobs["scheduled_ps"] >= 0].sum()
+    computed = requests["prompt_tokens"] - jobs["hit_tokens"]
+    instances["prefill_done_tokens"][0] = computed[jobs["scheduled_ps"] >= 0].sum()
     instances["busy_ps"] = PS // 4 * len(rows)
     state = SimpleNamespace(requests=requests, jobs=jobs, histogram=histogram, cluster=cluster, instances=instances,
                             prefill_views=views[:1])  # fmt: skip

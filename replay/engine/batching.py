@@ -15,25 +15,22 @@ from replay.engine.kvcache import (
 )
 from replay.engine.notes import fault, note
 from replay.engine.phases import blocks_for, change_count, growth_need, growth_now, join_decode
-from replay.engine.preemption import head_preempts, make_room, preempt
-from replay.engine.preemption import spare
+from replay.engine.preemption import head_preempts, make_room, preempt, spare
 from replay.engine.queues import append_prefill, pop
 from replay.engine.schema import (
     BAD_BATCH,
     DECODE,
     DECODING,
-    LOAD_OVER,
     LOG_ADMIT,
     MAX_LEAP,
     MAX_TIME_PS,
-    MOST_PARTS,
     NEVER_PS,
     NONE,
-    OP_CONCLUDE,
     PREFILLING,
     TIME_RANGE,
 )
 from replay.engine.state import address_of
+from replay.engine.tier_schema import LOAD_OVER, MOST_PARTS, OP_CONCLUDE
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.tree import set_event
 
@@ -74,7 +71,7 @@ def counted_blocks(state, r):
 
 @kernel
 def credit_tiers(state, i, r):
-    """Say of request r, first admitted on instance i, which of its hit tokens came through DRAM and from disk, in place."""
+    """Say of request r, first admitted on instance i, which hit tokens came through DRAM and from disk, in place."""
     load = state.hierarchy.loads[r]
     hit = state.jobs[r].hit_tokens
     context = state.requests[r].prompt_tokens
@@ -227,7 +224,6 @@ def admit_waiting(state, policies, i, tokens, whole, given):
 def admit_one(state, i, r, need, left, node):
     """Give request r its blocks on instance i and move it from waiting to running, modified in place."""
     view = state.views[i]
-    instance = state.instances[i]
     job = state.jobs[r]
     request = state.requests[r]
     context = request.prompt_tokens + request.generated_tokens

@@ -44,7 +44,7 @@ def make_rows(state, node):
 
 @kernel
 def plan_read(state, s, node, from_blocks, upto_blocks):
-    """Add up what reading the blocks [from, upto) of a path on disk s takes, by medium, in `part_ops` and `part_blocks`.
+    """Add up what reading the blocks [from, upto) of a path on disk s takes, by medium, in `part_ops`, `part_blocks`.
 
     node : the deepest one of the path that is resident there
     """

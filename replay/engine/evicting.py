@@ -1,7 +1,8 @@
 """Which cached blocks leave a holder first: its eviction queue, and taking blocks from it.
 
-A holder is an instance's HBM or a store below it (HIERARCHY.md). Unpinned slots queue by (spared, score, place in the queue). Scores that rise
-with time, as those of `lru`, only ever join at the end of a list, in O(1); the others wait in a binary heap beside it.
+A holder is an instance's HBM or a store below it (HIERARCHY.md). Unpinned slots queue by (spared, score, place in the
+queue). Scores that rise with time, as those of `lru`, only ever join at the end of a list, in O(1); the others wait in
+a binary heap beside it.
 """
 
 from replay.engine.fragments import trim
@@ -11,7 +12,7 @@ from replay.engine.schema import BAD_EVICT, NONE
 
 @inlined
 def column_of(state, i):
-    """Return the column of `slot_of` that holder i has: instances come first, then stores; decode instances have none."""
+    """Return the column of `slot_of` that holder i has: instances first, then stores; decode instances have none."""
     cluster = state.cluster[0]
     return i if i < cluster.num_instances else i - cluster.num_instances + cluster.num_prefill
 

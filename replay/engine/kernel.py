@@ -22,14 +22,13 @@ from replay.engine.schema import (
     MAX_TIME_PS,
     NEVER_PS,
     NONE,
-    OP_PUBLISHED,
-    OP_SPILL,
     PAUSED,
     PREFILL,
     RUNNING,
     TIME_RANGE,
 )
 from replay.engine.state import address_of
+from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
 from replay.engine.tree import first_event
 
 

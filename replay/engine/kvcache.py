@@ -123,7 +123,7 @@ def pin_path(state, i, node):
 def count_reuse(state, i, r):
     """Note for the classes of requests that r uses its resident path on holder i again, and that it is its user now.
 
-    Every use of a node counts for the class of r; a use after another within the HBM counts as reuse of the class before.
+    Every use of a node counts for the class of r; a use after another within the HBM is reuse of the class before.
     """
     cache = state.cache
     request = state.requests[r]
@@ -348,7 +348,7 @@ def insert(state, i, leaf, target_blocks, whole):
 
 @inlined
 def mark_whole(cache, leaf, c, target_blocks, whole):
-    """Note that a prompt ends with node `leaf` in column c if all of it came from where that was so. Modified in place."""
+    """Note that a prompt ends with node `leaf` in column c if all of it came from where that was so, in place."""
     s = cache.slot_of[leaf, c]
     if whole and s >= 0 and target_blocks == cache.nodes[leaf].start_blocks + cache.nodes[leaf].blocks:
         cache.slots[s].whole = 1

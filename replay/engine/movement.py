@@ -4,22 +4,21 @@ import math
 
 import numpy as np
 
-from replay.engine.disk import plan_read, put
 from replay.engine.compaction import serve, serve_times
+from replay.engine.disk import plan_read, put
 from replay.engine.jit import inlined, kernel
-from replay.engine.kvcache import insert, pin_path, release_path, resident_blocks, deepest_resident, usable_tokens, visible
-from replay.engine.placement import homes
-from replay.engine.schema import (
-    BAD_FETCH,
-    LOAD_OVER,
-    LOADED,
-    LOADING,
-    MOST_PARTS,
-    NONE,
-    NOT_PLANNED,
-    PENDING_LOAD,
-    TIMEOUT,
+from replay.engine.kvcache import (
+    deepest_resident,
+    insert,
+    pin_path,
+    release_path,
+    resident_blocks,
+    usable_tokens,
+    visible,
 )
+from replay.engine.placement import homes
+from replay.engine.schema import BAD_FETCH, NONE
+from replay.engine.tier_schema import LOAD_OVER, LOADED, LOADING, MOST_PARTS, PENDING_LOAD, TIMEOUT
 from replay.engine.timers import push_timer
 
 
@@ -117,7 +116,7 @@ def find_parts(state, r, i):
 
 @kernel
 def card_times(state, r, k):
-    """Set when the card of part k of request r would carry it, after the parts before it, in place; returns the start."""
+    """Set when the card of part k of request r would carry it, after the parts before, in place; returns the start."""
     part = state.hierarchy.parts[MOST_PARTS * r + k]
     card = state.hierarchy.stores[part.card]
     free_ps = card.read_free_ps
@@ -160,7 +159,7 @@ def part_times(state, r, k, commit):
 
 @kernel
 def make_offer(state, r, i):
-    """Tell what loads from DRAM, and from disks too, would bring request r on instance i and take, modified in place."""
+    """Tell what loads from DRAM, and from disks too, would bring request r on instance i and take, in place."""
     offer = state.hierarchy.offer[0]
     load = state.hierarchy.loads[r]
     view = state.views[i]
@@ -205,7 +204,8 @@ def plan(state, r, i):
     make_offer(state, r, i)
     state.views[i].hit_tokens = state.hierarchy.offer[0].hbm_tokens
     request = state.requests[r]
-    tier, wait_s = state.policies.fetch(request, state.views[i], state.hierarchy.offer[0], cluster.now_ps, state.tunables)
+    offer = state.hierarchy.offer[0]
+    tier, wait_s = state.policies.fetch(request, state.views[i], offer, cluster.now_ps, state.tunables)
     if not wait_s >= 0.0:
         cluster.fault = BAD_FETCH
         cluster.fault_at = r
@@ -216,7 +216,7 @@ def plan(state, r, i):
 
 @kernel
 def keep_tiers(state, r):
-    """Leave out what request r would load from lower tiers than its policy allows, in place; whether anything is left."""
+    """Leave out what request r would load from tiers below those its policy allows, in place; whether some is left."""
     load = state.hierarchy.loads[r]
     while load.count > 0:
         part = state.hierarchy.parts[MOST_PARTS * r + load.count - 1]
@@ -257,7 +257,7 @@ def plan_at_dispatch(state, r, i):
 
 @kernel
 def start(state, r, i):
-    """Start the load of request r to instance i: cards and media are busy with it, sources pinned. Modified in place."""
+    """Start the load of request r to instance i: cards and media are busy with it, sources pinned, in place."""
     cluster = state.cluster[0]
     hierarchy = state.hierarchy
     load = hierarchy.loads[r]
@@ -431,7 +431,7 @@ def start_pending(state, i):
 
 @kernel
 def cut_load(state, s):
-    """Cut the first load under way that reads store s to what has arrived, modified in place; returns its request or -1."""
+    """Cut the first load under way that reads store s to what has arrived, in place; returns its request or -1."""
     hierarchy = state.hierarchy
     for r in range(len(hierarchy.loads)):
         load = hierarchy.loads[r]

@@ -1,16 +1,16 @@
 """Requests between instances: arrival, dispatch, cluster queue, handoff, fetch, delivery."""
 
 from replay.engine.batching import schedule
+from replay.engine.evicting import ask_evict, first_queued, link, unlink
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     hit_tokens,
     insert,
     release_path,
-    row_of,
     resident_blocks,
+    row_of,
     usable_tokens,
 )
-from replay.engine.evicting import ask_evict, first_queued, link, unlink
 from replay.engine.links import change_link, fetch, send, transfer_ps
 from replay.engine.notes import fault, note
 from replay.engine.phases import blocks_for, change_count, cut, settle
@@ -20,18 +20,12 @@ from replay.engine.schema import (
     BAD_DECODE,
     BAD_ROUTE,
     BAD_SOURCE,
-    COLLECT_ALL,
-    CONSIDER,
     DECODE,
-    DEPART,
-    ENQUEUE,
     FAILED,
     FETCHING,
     GONE,
     HANDOFF,
     HELD,
-    LAND,
-    LOAD_OVER,
     LOG_ARRIVE,
     LOG_DELIVER,
     LOG_ENQUEUE,
@@ -41,6 +35,17 @@ from replay.engine.schema import (
     LOG_REJECT,
     NEVER_PS,
     NONE,
+    PREFILL,
+    REJECTED,
+)
+from replay.engine.state import address_of
+from replay.engine.tier_schema import (
+    COLLECT_ALL,
+    CONSIDER,
+    DEPART,
+    ENQUEUE,
+    LAND,
+    LOAD_OVER,
     OP_BELIEVE,
     OP_COLLECT,
     OP_CUT,
@@ -52,11 +57,8 @@ from replay.engine.schema import (
     OP_PLAN,
     OP_ROUTED,
     OP_SAMPLE,
-    PREFILL,
-    REJECTED,
     SAMPLE_ALL,
 )
-from replay.engine.state import address_of
 from replay.engine.tree import set_event
 
 HOLD = -1
@@ -204,7 +206,7 @@ def arrive(state, policies, r):
 
 @kernel
 def consider(state, policies, r):
-    """Handle request r once its prefix is looked up: admission, then routing or the cluster queue. Modified in place."""
+    """Handle request r once its prefix is looked up: admission, then routing or the cluster queue, in place."""
     cluster = state.cluster[0]
     request = state.requests[r]
     if cluster.reads_hits or cluster.reads_blocks:
