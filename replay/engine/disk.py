@@ -3,8 +3,9 @@
 from replay.engine.compaction import flush, memtable_full, merge_all, merge_level, needs_compaction
 from replay.engine.evicting import column_of
 from replay.engine.fragments import begin_read, read_cost, rows_left
+from replay.engine.inserting import insert
 from replay.engine.jit import kernel
-from replay.engine.kvcache import insert, row_of
+from replay.engine.kvcache import row_of
 from replay.engine.lifetime import collect
 
 

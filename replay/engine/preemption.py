@@ -2,7 +2,7 @@
 
 import math
 
-from replay.engine.evicting import link, unlink
+from replay.engine.eviction_queue import link, unlink
 from replay.engine.jit import kernel
 from replay.engine.kvcache import (
     free_private,
