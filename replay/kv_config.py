@@ -59,7 +59,8 @@ def build_kv(node: Any, instances: Sequence[Any], block_tokens: int) -> Kv | Non
         replicate_after=count(node["replicate_after"], "kv.replicate_after", 0),
         key_blocks=count(node["key_blocks"], "kv.key_blocks"), bound=number(node["bound"], "kv.bound", least=1.0),
         virtual_nodes=count(node["virtual_nodes"], "kv.virtual_nodes", 1, 65536), ttl_ps=ttl_ps,
-        refresh=node["ttl_refresh"], gc_ps=0 if node["gc_s"] is None else ps(number(node["gc_s"], "kv.gc_s", above=0.0)),
+        refresh=node["ttl_refresh"],
+        gc_ps=0 if node["gc_s"] is None else ps(number(node["gc_s"], "kv.gc_s", above=0.0), "kv.gc_s"),
         unit_tokens=unit_tokens, isolate=node["isolate"], changes=_changes(node["changes"], stores), samples=samples,
     )  # fmt: skip
 
@@ -91,7 +92,8 @@ def _block_bytes(instances: Sequence[Any], block_tokens: int) -> int:
 
 def _index(node: Any) -> Index:
     if not isinstance(node, Mapping):
-        raise ConfigError(f"kv.index must be a configuration node, but is {node!r}. Set its keys, as kv.index.shards=4.")
+        raise ConfigError(f"kv.index must be a configuration node, but is {node!r}. Set its keys, as in "
+                          f"kv.index.shards=4.")
     keys(node, INDEX_KEYS, (), "kv.index")
     for name, allowed in INDEX_CHOICES.items():
         _choice(node[name], allowed, f"kv.index.{name}")
@@ -194,8 +196,8 @@ def _changes(rows: Any, stores: Sequence[Store]) -> tuple[Change, ...]:
         known = sorted({store.node for store in stores if store.tier == (DRAM if common else tier)})
         if row["node"] not in known:
             kind = "disk" if tier == DISK else "DRAM node"
-            raise ConfigError(f"{place}.node must be a {kind} of the hierarchy, one of {known}, but is {row['node']!r}. "
-                              f"Change it, or kv.dram and kv.disk.")
+            raise ConfigError(f"{place}.node must be a {kind} of the hierarchy, one of {known}, but is "
+                              f"{row['node']!r}. Change it, or kv.dram and kv.disk.")
         until_s = row.get("until_s")
         if (what == "drain") != (until_s is not None):
             raise ConfigError(f"{place} must have until_s if it drains, and only then, but is {dict(row)!r}. "

@@ -157,8 +157,8 @@ class Session:
                               f"number.",
             schema.BAD_BATCH: f"batch policy '{names['batch']}' returned {value} prefill tokens for instance {at}, but "
                               f"at least 0 are needed.",
-            schema.BAD_FETCH: f"fetch policy '{names['fetch']}' returned a wait that is NaN or below 0 for request {at}, "
-                              f"but the seconds to wait must be 0 or more.",
+            schema.BAD_FETCH: f"fetch policy '{names['fetch']}' returned a wait that is NaN or below 0 for request "
+                              f"{at}, but the seconds to wait must be 0 or more.",
             schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a "
                               f"number.",
         }

@@ -98,10 +98,11 @@ def hierarchy(summary: Mapping[str, Value]) -> list[RenderableType]:
              ("spill_gb", "spilled to disk"), ("compaction_write_gb", "rewritten by compaction"),
              ("write_dropped_gb", "not written (links busy)"), ("lost_gb", "lost"))  # fmt: skip
     parts = [f"{number(summary[key])} GB {label}" for key, label in moved if summary[key]]
-    amplified = [f"{name} amplification {number(summary[f'{name}_amplification'])}" for name in ("write", "space", "read")
-                 if summary[f"{name}_amplification"]]  # fmt: skip
+    amplified = [f"{name} amplification {number(summary[f'{name}_amplification'])}"
+                 for name in ("write", "space", "read") if summary[f"{name}_amplification"]]  # fmt: skip
     if summary["lookup_s_p99"]:
-        parts.append(f"lookups {number(summary['lookup_s_mean'], 1e6)} us, p99 {number(summary['lookup_s_p99'], 1e6)} us")
+        mean, most = (number(summary[f"lookup_s_{name}"], 1e6) for name in ("mean", "p99"))
+        parts.append(f"lookups {mean} us, p99 {most} us")
     return ["", *lines, *([", ".join(parts + amplified)] if parts else [])]
 
 

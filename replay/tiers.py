@@ -38,20 +38,21 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
 
     hit_rate_*      : hit tokens by tier / prompt tokens, over admitted requests; they add up to hit_rate
     hidden_share    : share of the load time that no request waited for; None if nothing was loaded
-    *_gb            : bytes moved by path: loads from DRAM and from disk, writes to stores, spills from DRAM to disk, flushes, compactions
-    *_amplification : write: bytes written to media / flushed bytes; space: bytes in segments / living bytes; read: operations a load from disk
+    *_gb            : bytes moved by path: loads from DRAM and from disk, writes to stores, spills from DRAM to disk,
+                      flushes, compactions
+    *_amplification : write: bytes written to media / flushed bytes; space: bytes in segments / living bytes;
+                      read: operations a load from disk
     """
     kv = session.cluster.kv
     if kv is None:
         return {}
     admitted = requests.filter(pl.col("scheduled_ps").is_not_null())
-    prompt = admitted["prompt_tokens"].cast(pl.Int64).sum()
+    prompt = _total(admitted["prompt_tokens"])
     found: dict[str, Value] = {
-        f"hit_rate_{name}": admitted[f"hit_tokens_{name}"].cast(pl.Int64).sum() / prompt if prompt else None
-        for name in NAMES
+        f"hit_rate_{name}": _total(admitted[f"hit_tokens_{name}"]) / prompt if prompt else None for name in NAMES
     }
     loaded = requests.filter(pl.col("load_s") > 0)
-    total_s, exposed_s = loaded["load_s"].sum(), loaded["exposed_load_s"].sum()
+    total_s, exposed_s = float(loaded["load_s"].sum()), float(loaded["exposed_load_s"].sum())
     found |= {
         "loads": len(loaded),
         "load_s_mean": loaded["load_s"].mean(),  # type: ignore[dict-item]
@@ -63,6 +64,10 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
     }
     found |= _moved(session, kv.block_bytes)
     return found
+
+
+def _total(tokens: pl.Series) -> int:
+    return int(tokens.cast(pl.Int64).sum())
 
 
 def _moved(session: "Session", block_bytes: int) -> dict[str, Value]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.engine.schema import BINS, CLUSTER, GONE, JOB, PENDING, REQUEST, STATUSES
+from replay.engine.schema import BINS, CLUSTER, GONE, INSTANCE, JOB, PENDING, REQUEST, STATUSES, VIEW
 from replay.slo import Slo, build_slo
 from traces.schema import Trace, build
 
@@ -37,9 +37,9 @@ def bin_of(gap_ps: int) -> int:
 
 
 def session(rows: list[dict[str, Any]], gaps_s: dict[str, list[float]] | None = None, **more: Any) -> Any:
-    """Return an object with what `Result.from_session` reads of a session.
+    """Return an object with what `Result.from_session` reads of a session, on a cluster without a KV hierarchy.
 
-    rows   : histories as `request` and `waiting` make them
+    rows   : histories as `request` and `waiting` make them; instance 0 prefills and instance 1 decodes
     gaps_s : tier -> gaps between tokens, for the histogram
     """
     slo: Slo = build_slo(more.pop("slo", SLO))
@@ -61,8 +61,14 @@ def session(rows: list[dict[str, Any]], gaps_s: dict[str, list[float]] | None = 
             histogram[slo.names.index(tier), bin_of(_ps(gap_s))] += 1
     cluster = np.zeros(1, CLUSTER)
     cluster["events"] = 7 * len(rows)
-    state = SimpleNamespace(requests=requests, jobs=jobs, histogram=histogram, cluster=cluster)
-    return SimpleNamespace(state=state, slo=slo, trace=trace_of(rows), kernel_s=0.5, events=False, log=[], **more)
+    instances, views = np.zeros(2, INSTANCE), np.zeros(2, VIEW)
+    computed = requests["prompt_tokens"] - jobs["hit_tokens"]
+    instances["prefill_done_tokens"][0] = computed[jobs["scheduled_ps"] >= 0].sum()
+    instances["busy_ps"] = PS // 4 * len(rows)
+    state = SimpleNamespace(requests=requests, jobs=jobs, histogram=histogram, cluster=cluster, instances=instances,
+                            prefill_views=views[:1])  # fmt: skip
+    return SimpleNamespace(state=state, slo=slo, trace=trace_of(rows), cluster=SimpleNamespace(kv=None), kernel_s=0.5,
+                           events=False, log=[], **more)  # fmt: skip
 
 
 def trace_of(rows: list[dict[str, Any]]) -> Trace:
@@ -97,6 +103,7 @@ class FakeSession:
             row |= {"tier": tier, "prompt_tokens": int(prompt), "output_tokens": int(output)}
         self._whole = session(rows, slo=slo)
         self.trace, self.slo, self.kernel_s, self.events, self.log = trace, slo, 0.5, switches["events"], []
+        self.cluster = cluster
         self.state, self.policies, self.seed = self._whole.state, policies, seed
         self._advanced = 0
 

@@ -1,4 +1,4 @@
-"""Odd fetch and write policies, and an evict policy that looks twice; in the registry within `odd_policies.registered()`."""
+"""Odd fetch and write policies, and evict policies that look twice; registered within `odd_policies.registered()`."""
 
 from collections.abc import Callable
 from functools import cache

@@ -47,7 +47,8 @@ def engine_rows(scenario: Scenario, **options: Any) -> dict[str, list]:
 def engine_tiers(session: Session) -> dict[str, list]:
     """Return of a finished session what its hierarchy did for each request: the twin's HIERARCHY_FIELDS."""
     loads = session.state.hierarchy.loads
-    found = {name: loads[name].tolist() for name in ("lookup_ps", "load_ps", "exposed_ps", "dram_tokens", "disk_tokens")}
+    names = ("lookup_ps", "load_ps", "exposed_ps", "dram_tokens", "disk_tokens")
+    found = {name: loads[name].tolist() for name in names}
     hbm = session.state.jobs["hit_tokens"] - loads["dram_tokens"] - loads["disk_tokens"]
     return found | {"hbm_tokens": hbm.tolist()}
 

@@ -38,7 +38,8 @@ def check_blocks(state: State) -> None:
     for i in range(state.cache.slot_of.shape[1]):
         row_of = np.where(state.cache.slot_of[:, i] < -1, -2 - state.cache.slot_of[:, i], state.cache.slot_of[:, i])
         resident = row_of >= 0
-        rows = slots[i][row_of[resident]]
+        rows = slots[row_of[resident]]
+        assert (rows["node"] == np.flatnonzero(resident)).all(), "a row serves two nodes or holders"
         assert rows["blocks"][rows["pins"] == 0].sum() == views["cached_blocks"][i]
         assert rows["blocks"][rows["pins"] > 0].sum() == instances["pinned_blocks"][i]
         for row in rows:
@@ -46,7 +47,7 @@ def check_blocks(state: State) -> None:
             assert 0 < row["blocks"] <= node["blocks"]
             assert (row["blocks"] == node["blocks"]) == (state.cache.slot_of[row["node"], i] >= 0)
             if node["parent"] >= 0:
-                above = slots[i][row_of[node["parent"]]]
+                above = slots[row_of[node["parent"]]]
                 assert resident[node["parent"]] and above["blocks"] == state.cache.nodes[node["parent"]]["blocks"]
                 assert above["pins"] >= row["pins"]
 

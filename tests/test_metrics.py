@@ -81,6 +81,12 @@ def test_a_single_token_breaks_no_promise_on_gaps():
     assert summary([row])["slo_attainment"] == 1.0
 
 
+def test_prefill_work_is_that_of_the_prefill_capable_instances():
+    numbers = summary([request(0.0), request(1.0, prompt_tokens=50, hit_tokens=0), waiting(2.0)])
+    assert numbers["prefill_tokens"] == 100 - 20 + 50 and numbers["prefill_busy_s"] == 0.75
+    assert not any(name.startswith(("hit_rate_", "load_", "bronze.prefill")) for name in numbers)
+
+
 def test_undefined_numbers_are_none_and_never_nan():
     for rows in ([waiting(0.0)], [waiting(None)], [request(0.0, output_tokens=1, finish_s=0.5, max_itl_s=None)]):
         numbers = summary(rows)
@@ -93,7 +99,7 @@ def test_summary_has_every_promised_key():
     numbers = summary([request(0.0)])
     promised = {
         "requests", "finished", "rejected", "unfinished", "failed", "events", "kernel_s", "requests_per_s", "hit_rate",
-        "goodput_per_s", "slo_attainment", "digest",
+        "goodput_per_s", "slo_attainment", "digest", "prefill_tokens", "prefill_busy_s",
     }  # fmt: skip
     assert promised <= set(numbers)
     for prefix in ("", "gold.", "bronze."):

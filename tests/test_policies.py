@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 
 from replay import catalogue
 from replay.engine import adapters, schema
+from replay.kv import DISK, DRAM, Store
 from replay.policy import HOLD, SLOTS, Choice, Chosen, Policy, Span, choose, load_all, registry
 from replay.session import replay
+from tests.hierarchy_cases import kv
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
 from traces.jit import INTERPRETED
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 60
 LONGEST = 1 << 20
+TIERS = kv([Store(DRAM, 0, -1, 6, 1, 5000, 1000, 20), Store(DISK, 0, -1, 12, -1, 0, 0, 0)], overlap=True)
 load_all()
 POLICIES = [policy for group in registry().values() for policy in group.values() if "policies" in policy.path.parts]
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.slot}-{policy.name}")
@@ -37,6 +41,7 @@ def requests(random: Random) -> np.ndarray:
     row["tier"] = random.randrange(4)
     for name in ("tenant", "session", "kind"):
         row[name] = random.randint(-1, 5)
+    row["turn"] = random.choice([0, random.randint(0, 40)])
     return row
 
 
@@ -68,21 +73,42 @@ def instances(random: Random, count: int) -> np.ndarray:
 
 
 def nodes(random: Random) -> np.ndarray:
-    """Draw a SLOT row."""
-    row = np.zeros(1, schema.SLOT)
+    """Draw a PREFIX row: of any tier, new or used before, asked about by the way or because it is up for eviction."""
+    row = np.zeros(1, schema.PREFIX)
     row["first_used_ps"] = random.randrange(1 << 50)
     row["last_used_ps"] = row["first_used_ps"] + random.randrange(1 << 50)
     row["node"], row["start_blocks"] = random.randrange(1 << 20), random.randrange(1 << 16)
     row["blocks"], row["uses"] = random.randint(1, 1 << 16), random.randint(1, 1000)
-    row["previous"] = row["next"] = -1
+    row["uses_since"] = random.choice([0, random.randrange(row["uses"][0])])
+    row["tier"], row["examined"] = random.randrange(3), random.randrange(2)
+    row["score"] = random.choice([0.0, random.uniform(-1e18, 1e18), random.uniform(0.0, 1e7)])
+    row["clock"] = random.choice([-1e308, 0.0, random.uniform(-1e18, 1e18), random.uniform(0.0, 1e12)])
+    row["total_blocks"] = random.choice([1, random.randint(1, 10**9)])
+    row["inserted_blocks"] = random.choice([0, random.randrange(1 << 40)])
+    row["evicted_blocks"] = random.randint(0, int(row["inserted_blocks"][0]))
+    row["next_use"] = random.choice([-1, random.randrange(1 << 30)])
+    row["group_share"] = random.choice([0.0, 1.0, random.random()])
+    row["group_reuse_s"] = random.choice([1e-12, 10.0 ** random.uniform(-9, 7)])
     return row
 
 
-def context(slot: str, random: Random) -> list[np.ndarray]:
-    """Draw the arrays that a slot's policy reads."""
+def offers(random: Random) -> np.ndarray:
+    """Draw an OFFER row: something in DRAM, on disk or on both, loaded sooner or later than it is computed."""
+    row = np.zeros(1, schema.OFFER)
+    hbm, dram, disk = sorted(random.choice([0, random.randint(0, LONGEST)]) for _ in range(3))
+    row["hbm_tokens"], row["dram_tokens"], row["disk_tokens"] = hbm, dram, disk
+    for name in ("dram_s", "dram_compute_s"):
+        row[name] = 0.0 if dram == hbm else random.choice([0.0, 10.0 ** random.uniform(-12, 3)])
+    for name in ("disk_s", "disk_compute_s"):
+        row[name] = row[f"dram_{name[5:]}"] + random.choice([0.0, 10.0 ** random.uniform(-12, 3)])
+    return row
+
+
+def context(slot: str, random: Random) -> list[Any]:
+    """Draw what a slot's policy reads, but for the time: arrays of rows, and whether a node is being evicted."""
     count = random.choice([1, 1, 2, 3, 16])
-    drawn = {"request": requests, "instances": lambda r: instances(r, count), "node": nodes,
-             "instance": lambda r: instances(r, 1)}  # fmt: skip
+    drawn = {"request": requests, "instances": lambda r: instances(r, count), "node": nodes, "offer": offers,
+             "instance": lambda r: instances(r, 1), "evicting": lambda r: r.randrange(2)}  # fmt: skip
     return [drawn[name](random) for name in SLOTS[slot] if name != "now_ps"]
 
 
@@ -96,12 +122,26 @@ def ends(tunable: Span | Choice) -> list[Any]:
     return list(tunable.values) if isinstance(tunable, Choice) else [tunable.low, tunable.high]
 
 
-def called(policy: Policy, arrays: list[np.ndarray], now_ps: int, values: Mapping[str, Any]) -> Any:
+def called(policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, Any]) -> Any:
     """Call a policy as plain Python on records, as a debugger does."""
-    records = [array.view(np.recarray) for array in arrays]
-    names = [name for name in SLOTS[policy.slot] if name != "now_ps"]
-    given = [part if name == "instances" else part[0] for name, part in zip(names, records, strict=True)]
-    return policy.function(*given, now_ps, **values)
+    return policy.function(*seen(policy.slot, given), now_ps, **values)
+
+
+def seen(slot: str, given: list[Any]) -> list[Any]:
+    """Return the arguments of a slot's policy as it sees them in plain Python: all instances, else one record."""
+    names = [name for name in SLOTS[slot] if name != "now_ps"]
+    records = [part.view(np.recarray) if isinstance(part, np.ndarray) else part for part in given]
+    return [part if name in ("instances", "evicting") else part[0] for name, part in zip(names, records, strict=True)]
+
+
+def copied(given: list[Any]) -> list[Any]:
+    """Return copies of drawn arguments."""
+    return [part.copy() if isinstance(part, np.ndarray) else part for part in given]
+
+
+def same(given: list[Any], copies: list[Any]) -> bool:
+    """Whether drawn arguments are what they were."""
+    return all(np.all(part == copy) for part, copy in zip(given, copies, strict=True))
 
 
 def normal(slot: str, answer: Any) -> tuple[float, ...]:
@@ -123,27 +163,37 @@ def check_answer(slot: str, answer: tuple[float, ...], instances_given: int) -> 
         assert answer[0] == int(answer[0]) and 0 <= answer[0] < instances_given
     elif slot == "batch":
         assert answer[0] == int(answer[0]) and answer[0] >= 0 and set(answer[1:]) <= {0, 1}
+    elif slot == "fetch":
+        assert answer[0] == int(answer[0]) and answer[1] >= 0
+    elif slot == "write":
+        assert len(answer) == 1 and answer[0] in (0, 1)
     else:
         assert math.isfinite(answer[0]) and (slot == "evict" or answer[1] >= 0)
 
 
-def compiled(policy: Policy, arrays: list[np.ndarray], now_ps: int, values: Mapping[str, Any]) -> tuple[float, ...]:
+def compiled(policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, Any]) -> tuple[float, ...]:
     """Call the adapter that the kernel calls, through a driver that picks the rows."""
     chosen = Chosen(policy, {**policy.defaults, **values})
     adapter, table = adapters.adapter(chosen), adapters.tunables({policy.slot: chosen})
-    driver = driver_of(policy.slot)
-    rows = [array.view(np.recarray) for array in arrays] if INTERPRETED else arrays
-    answer = driver(adapter, *rows, now_ps, table)
+    rows = [part.view(np.recarray) if INTERPRETED and isinstance(part, np.ndarray) else part for part in given]
+    answer = driver_of(policy.slot)(adapter, *rows, now_ps, table)
     return tuple(float(part) for part in (answer if isinstance(answer, tuple) else (answer,)))
 
 
 def driver_of(slot: str) -> Any:
-    """Return a compiled function (adapter, arrays of the slot, now_ps, tunables) -> answer, one a slot."""
+    """Return a compiled function (adapter, what the slot reads, now_ps, tunables) -> answer, one a slot."""
     if slot not in _drivers:
-        if SLOTS[slot][1] == "instances":
-            _drivers[slot] = numba.njit(lambda call, rows, views, now_ps, table: call(rows[0], views, now_ps, table))
+        names = SLOTS[slot][:-1] if SLOTS[slot][-1] == "now_ps" else SLOTS[slot]
+        if names[1:] == ("instances",):
+            driver = numba.njit(lambda call, rows, views, now_ps, table: call(rows[0], views, now_ps, table))
+        elif names == ("request", "instance", "offer"):
+            driver = numba.njit(
+                lambda call, rows, views, offers, now_ps, table: call(rows[0], views[0], offers[0], now_ps, table))
+        elif names == ("node", "evicting"):
+            driver = numba.njit(lambda call, rows, evicting, now_ps, table: call(rows[0], evicting, now_ps, table))
         else:
-            _drivers[slot] = numba.njit(lambda call, rows, now_ps, table: call(rows[0], now_ps, table))
+            driver = numba.njit(lambda call, rows, now_ps, table: call(rows[0], now_ps, table))
+        _drivers[slot] = driver
     return _drivers[slot]
 
 
@@ -155,13 +205,13 @@ def test_answers_are_valid_deterministic_and_pure(policy: Policy) -> None:
     """Twice the same answer from the same rows, which stay as they were."""
     random = Random(f"{policy.slot} {policy.name}")
     for _ in range(ROWS):
-        arrays = context(policy.slot, random)
+        given = context(policy.slot, random)
         now_ps, values = random.randrange(1 << 61), values_of(policy, random)
-        before = [array.copy() for array in arrays]
-        answer = normal(policy.slot, called(policy, arrays, now_ps, values))
-        check_answer(policy.slot, answer, len(arrays[-1]))
-        assert normal(policy.slot, called(policy, arrays, now_ps, values)) == answer
-        assert all((array == copy).all() for array, copy in zip(arrays, before, strict=True))
+        before = copied(given)
+        answer = normal(policy.slot, called(policy, given, now_ps, values))
+        check_answer(policy.slot, answer, len(given[-1]) if SLOTS[policy.slot][1] == "instances" else 0)
+        assert normal(policy.slot, called(policy, given, now_ps, values)) == answer
+        assert same(given, before)
 
 
 @every_policy
@@ -169,12 +219,12 @@ def test_interpreted_equals_compiled(policy: Policy) -> None:
     """The plain function's answer is the adapter's, and the adapter leaves the rows alone too."""
     random = Random(f"{policy.slot} {policy.name}")
     for _ in range(ROWS):
-        arrays = context(policy.slot, random)
+        given = context(policy.slot, random)
         now_ps, values = random.randrange(1 << 61), values_of(policy, random)
-        plain = normal(policy.slot, called(policy, arrays, now_ps, values))
-        before = [array.copy() for array in arrays]
-        assert compiled(policy, arrays, now_ps, values)[: len(plain)] == plain, (arrays, now_ps, values)
-        assert all((array == copy).all() for array, copy in zip(arrays, before, strict=True))
+        plain = normal(policy.slot, called(policy, given, now_ps, values))
+        before = copied(given)
+        assert compiled(policy, given, now_ps, values)[: len(plain)] == plain, (given, now_ps, values)
+        assert same(given, before)
 
 
 @every_policy
@@ -184,6 +234,8 @@ def test_a_replay_ends_at_both_ends_of_every_tunable(policy: Policy) -> None:
         [row % 3, 10 + row % 6] if row % 5 > 1 else [] for row in range(24)])  # fmt: skip
     profile = small_profile(iteration_ps=100, prefill_token_ps=10, decode_request_ps=1)
     cluster = small_cluster([small_instance(role, profile, kv_blocks=12, max_batch=3) for role in ("mixed", "mixed")])
+    if policy.slot in ("evict", "fetch", "write"):  # the last two are asked of a hierarchy only
+        cluster = replace(cluster, kv=TIERS)
     settings = [{}] + [{name: end} for name, tunable in policy.tunables.items() for end in ends(tunable)]
     for values in settings:
         done = replay(trace, cluster, small_policies(**{policy.slot: (policy.name, values)})).summary
@@ -208,10 +260,13 @@ def test_the_function_is_named_and_described(policy: Policy) -> None:
 
 
 def test_no_policy_reads_the_future() -> None:
-    """No row that a policy receives has a field of the true output, or of what is still to come."""
-    known = {name for row in (schema.REQUEST, schema.VIEW, schema.SLOT) for name in row.names or ()}
+    """No row that a policy receives has a field of the true output, or of what is still to come, but for oracles."""
+    known = {name for row in (schema.REQUEST, schema.VIEW, schema.PREFIX, schema.OFFER) for name in row.names or ()}
     assert not known & {"output_tokens", "finish_ps", "think_ps", "next_finish"}
     assert not any("output_tokens" in policy.reads for policy in POLICIES)
+    oracles = {policy.name for policy in POLICIES if "next_use" in policy.reads}
+    assert oracles == {policy.name for policy in POLICIES if policy.name.startswith("oracle_")} == {"oracle_belady"}
+    assert all("future" in policy.doc for policy in POLICIES if policy.name in oracles)
 
 
 def test_every_file_registers_a_policy() -> None:

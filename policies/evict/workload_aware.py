@@ -9,8 +9,9 @@ from replay.policy import Span, policy
 def workload_aware(node, now_ps, life_s: Span(1.0, 86400.0, log=True) = 600.0):
     """Evict the prefix least likely to be used again within `life_s`, judged by the class of its last user.
 
-    A class is a kind of request and a turn; its share of uses that were followed by another, and the mean time to that, are counted as the
-    replay goes; times to reuse are taken as exponential. Of equal ones the later position in the prompt, then the older use, goes.
+    A class is a kind of request and a turn; its share of uses that were followed by another, and the mean time to that,
+    are counted as the replay goes; times to reuse are taken as exponential. Of equal ones the later position in the
+    prompt, then the older use, goes.
 
     source : KVCache in the Wild (Wang et al., USENIX ATC 2025)
     """

@@ -3,8 +3,9 @@
 from replay.engine.compaction import flush, memtable_full, merge_all, merge_level, needs_compaction
 from replay.engine.evicting import column_of
 from replay.engine.fragments import begin_read, read_cost, rows_left
+from replay.engine.inserting import insert
 from replay.engine.jit import kernel
-from replay.engine.kvcache import insert, row_of
+from replay.engine.kvcache import row_of
 from replay.engine.lifetime import collect
 
 
@@ -44,7 +45,7 @@ def make_rows(state, node):
 
 @kernel
 def plan_read(state, s, node, from_blocks, upto_blocks):
-    """Add up what reading the blocks [from, upto) of a path on disk s takes, by medium, in `part_ops` and `part_blocks`.
+    """Add up what reading the blocks [from, upto) of a path on disk s takes, by medium, in `part_ops`, `part_blocks`.
 
     node : the deepest one of the path that is resident there
     """

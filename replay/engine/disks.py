@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.engine import schema
-from replay.engine.schema import NONE, Hierarchy
+from replay.engine import tier_schema
+from replay.engine.schema import NONE
+from replay.engine.tier_schema import Hierarchy
 
 if TYPE_CHECKING:
     from replay.kv import Lsm
@@ -16,7 +17,7 @@ def empty_disks(lsm: "Lsm", count: int, fragments: int) -> dict[str, np.ndarray]
 
     fragments : rows for all disks together; at least one for each slot of a disk, and the nodes of a longest path more
     """
-    disks = np.zeros(count, schema.DISK)
+    disks = np.zeros(count, tier_schema.DISK)
     disks["memtable_limit"] = lsm.memtable_blocks
     for name in ("fanout", "levels", "levelled"):
         disks[name] = getattr(lsm, name)
@@ -24,13 +25,13 @@ def empty_disks(lsm: "Lsm", count: int, fragments: int) -> dict[str, np.ndarray]
         disks[name] = NONE
     disks["media"] = np.arange(count) * len(lsm.media)
     disks["media_count"] = len(lsm.media)
-    media = np.zeros(len(lsm.media), schema.MEDIUM)
+    media = np.zeros(len(lsm.media), tier_schema.MEDIUM)
     for name in ("op_ps", "read_block_fs", "write_block_fs", "latency_ps"):
         media[name] = [getattr(medium, name) for medium in lsm.media]
     media["share"] = lsm.share
     # a level has fewer than `fanout` runs, but while it is being merged; and one run is being written
-    runs = _free_rows(count * (lsm.levels * lsm.fanout + 1), schema.RUN)
-    rows = _free_rows(fragments, schema.FRAGMENT)
+    runs = _free_rows(count * (lsm.levels * lsm.fanout + 1), tier_schema.RUN)
+    rows = _free_rows(fragments, tier_schema.FRAGMENT)
     free = np.array([0, 0, len(rows), len(runs)])
     return {"fragments": rows, "runs": runs, "media": np.tile(media, count), "disks": disks, "free": free}
 

@@ -7,7 +7,8 @@ from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import deepest_resident, resident_blocks, row_of
 from replay.engine.lifetime import drop_all
 from replay.engine.placement import assign
-from replay.engine.schema import DEADLINE, DEPART, DRAIN, DRAINED, JOIN, NODES, NONE, NOTHING
+from replay.engine.schema import NONE
+from replay.engine.tier_schema import DEADLINE, DEPART, DRAIN, DRAINED, JOIN, NODES, NOTHING
 from replay.engine.timers import push_timer
 
 
@@ -23,7 +24,7 @@ def take_no_more(state, s):
 
 @kernel
 def change_store(state, k):
-    """Carry out entry k of the schedule, modified in place; returns what the event loop has to do, and for which store."""
+    """Carry out entry k of the schedule, in place; returns what the event loop has to do, and for which store."""
     entry = state.hierarchy.clock[k]
     s = entry.store
     store = state.hierarchy.stores[s]
@@ -51,7 +52,7 @@ def change_store(state, k):
 
 @kernel
 def drain_next(state, s):
-    """Start to move the next node off store s, in place; returns DEPART when none is left, else NOTHING. O(trie nodes)."""
+    """Start to move the next node off store s, in place; returns DEPART if there is none, or NOTHING. O(trie nodes)."""
     cluster = state.cluster[0]
     hierarchy = state.hierarchy
     cache = state.cache
@@ -90,7 +91,7 @@ def drain_next(state, s):
 
 @inlined
 def depart(state, s):
-    """Let nobody read or write store s any more, in place; returns DEPART: what is under way is cut, then it is gone."""
+    """Let nobody read or write store s any more, in place; returns DEPART: what is under way is cut, then it goes."""
     store = state.hierarchy.stores[s]
     store.present = 0
     store.leaving = 0

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replay.engine import schema
+from replay.engine import schema, tier_schema
 from replay.engine.disks import empty_disks
 from replay.engine.draws import mix, mix_array
-from replay.engine.schema import NONE, Hierarchy, State
+from replay.engine.schema import NONE, State
+from replay.engine.tier_schema import Hierarchy
 from traces.trie import full_blocks
 from traces.trie_kernels import through
 
@@ -21,10 +22,11 @@ RING_STEP = 1_000_003  # owners' points come from other inputs of the hash than 
 FRAGMENTS_A_SLOT, SPARE_FRAGMENTS = 4, 4096
 CHANGES = 1 << 16
 ONE_ROW: dict[str, Any] = {
-    "stores": schema.STORE, "loads": schema.LOAD, "parts": schema.PART, "offer": schema.OFFER, "writes": schema.WRITE,
-    "timer_heap": schema.TIMER, "clock": schema.CLOCK_ENTRY, "spills": schema.SPILL, "changes": schema.CHANGE,
-    "rings": schema.RING, "points": schema.POINT, "owners": schema.OWNER, "keys": schema.KEY,
-    "fragments": schema.FRAGMENT, "runs": schema.RUN, "media": schema.MEDIUM, "disks": schema.DISK,
+    "stores": tier_schema.STORE, "loads": tier_schema.LOAD, "parts": tier_schema.PART, "offer": schema.OFFER,
+    "writes": tier_schema.WRITE, "timer_heap": tier_schema.TIMER, "clock": tier_schema.CLOCK_ENTRY,
+    "spills": tier_schema.SPILL, "changes": tier_schema.CHANGE,
+    "rings": tier_schema.RING, "points": tier_schema.POINT, "owners": tier_schema.OWNER, "keys": tier_schema.KEY,
+    "fragments": tier_schema.FRAGMENT, "runs": tier_schema.RUN, "media": tier_schema.MEDIUM, "disks": tier_schema.DISK,
     "free": np.int64,
 }  # fmt: skip
 
@@ -42,8 +44,9 @@ def settings_of(kv: "Kv", block_tokens: int) -> dict[str, Any]:
     unit_blocks = -(-kv.unit_tokens // block_tokens) if kv.unit_tokens else 0
     common = [s for s, store in enumerate(kv.stores) if store.tier == 2 and store.node < 0]
     return {
-        "tiered": True, "tracked": len(kv.stores) > 0, "plain_lookup": kv.ttl_ps == 0 and not index.exact, "exact_match": index.exact,
-        "refresh": kv.refresh, "lagged": index.belief == "lagged", "routed": index.belief == "routed",
+        "tiered": True, "tracked": len(kv.stores) > 0, "plain_lookup": kv.ttl_ps == 0 and not index.exact,
+        "exact_match": index.exact, "refresh": kv.refresh, "lagged": index.belief == "lagged",
+        "routed": index.belief == "routed",
         "prefetch": kv.prefetch, "overlap": kv.overlap, "promote": kv.promote, "lookahead": kv.lookahead,
         "num_stores": len(kv.stores), "num_shared": kv.shared_nodes, "num_shards": index.shards,
         "common_store": common[0] if common else NONE, "in_flight": kv.in_flight, "writes": kv.writes,
@@ -92,18 +95,18 @@ def hierarchy_of(trace: "Trace", cluster: "Cluster", state: State, options: Mapp
     parts |= {
         "stores": stores,
         "loads": _loads(len(trace)),
-        "parts": np.zeros(schema.MOST_PARTS * len(trace), schema.PART),
-        "writes": np.zeros(max(1, len(stores) * kv.writes), schema.WRITE),
-        "spills": np.zeros(max(1024, len(state.cache.slots)), schema.SPILL),
+        "parts": np.zeros(tier_schema.MOST_PARTS * len(trace), tier_schema.PART),
+        "writes": np.zeros(max(1, len(stores) * kv.writes), tier_schema.WRITE),
+        "spills": np.zeros(max(1024, len(state.cache.slots)), tier_schema.SPILL),
         "changes": np.zeros(max(CHANGES, 4 * len(state.cache.slots)) if kv.index.belief == "lagged" else 1,
-                            schema.CHANGE),
+                            tier_schema.CHANGE),
         "known": known if believes else np.zeros((1, 1), np.int64),
         "needed": np.zeros((nodes, num_prefill) if kv.lookahead else (1, 1), np.int32),
-        "keys": _keys(trace, kv, options["trie"]) if caching else np.zeros(1, schema.KEY),
+        "keys": _keys(trace, kv, options["trie"]) if caching else np.zeros(1, tier_schema.KEY),
         "occupancy": np.zeros((max(2, kv.samples // 2 * 2), 1 + state.cache.slot_of.shape[1]), np.int64),
     }  # fmt: skip
     parts["clock"], timers = _timers(kv, stores)
-    heap = np.zeros(len(timers) + 3 * len(trace) + len(parts["writes"]) + 2 * len(stores) + 8, schema.TIMER)
+    heap = np.zeros(len(timers) + 3 * len(trace) + len(parts["writes"]) + 2 * len(stores) + 8, tier_schema.TIMER)
     parts["timer_heap"] = heap
     if not caching:
         state.cluster["num_shards"] = 0 if kv.index.shards == 0 else kv.index.shards
@@ -112,13 +115,13 @@ def hierarchy_of(trace: "Trace", cluster: "Cluster", state: State, options: Mapp
 
 
 def _loads(requests: int) -> np.ndarray:
-    rows = np.zeros(requests, schema.LOAD)
+    rows = np.zeros(requests, tier_schema.LOAD)
     rows["next"] = rows["landed_blocks"] = NONE
     return rows
 
 
 def _stores(stores: "tuple[Store, ...]") -> np.ndarray:
-    rows = np.zeros(max(1, len(stores)), schema.STORE)
+    rows = np.zeros(max(1, len(stores)), tier_schema.STORE)
     rows["above"] = rows["disk"] = rows["moving"] = NONE
     disks = 0
     for s, store in enumerate(stores):
@@ -143,14 +146,14 @@ def _disks(kv: "Kv", stores: np.ndarray, state: State) -> dict[str, np.ndarray]:
 
 def _rings(kv: "Kv") -> dict[str, np.ndarray]:
     owners = [kv.index.shards, kv.shared_nodes]
-    rings, points = np.zeros(2, schema.RING), []
+    rings, points = np.zeros(2, tier_schema.RING), []
     for k, count in enumerate(owners):
         ring = sorted((mix(o * RING_STEP + v), o) for o in range(count) for v in range(kv.virtual_nodes))
         rings[k] = (len(points), len(ring), sum(owners[:k]), count)
         points += ring
-    rows = np.zeros(max(1, sum(owners)), schema.OWNER)
+    rows = np.zeros(max(1, sum(owners)), tier_schema.OWNER)
     rows["takes"] = 1
-    return {"rings": rings, "points": np.array(points or [(0, 0)], schema.POINT), "owners": rows}
+    return {"rings": rings, "points": np.array(points or [(0, 0)], tier_schema.POINT), "owners": rows}
 
 
 def _keys(trace: "Trace", kv: "Kv", trie: Any) -> np.ndarray:
@@ -160,7 +163,7 @@ def _keys(trace: "Trace", kv: "Kv", trie: Any) -> np.ndarray:
     key = np.where(start < kv.key_blocks, nodes, trie.parent)
     while not np.array_equal(key[key], key):
         key = key[key]
-    rows = np.zeros(len(nodes), schema.KEY)
+    rows = np.zeros(len(nodes), tier_schema.KEY)
     rows["key"], rows["shard"], rows["home"] = key, NONE, NONE
     offsets, ids = trace.prefix()
     request = through(np.asarray(trie.parent), np.asarray(trie.leaf))
@@ -173,17 +176,18 @@ def _keys(trace: "Trace", kv: "Kv", trie: Any) -> np.ndarray:
 def _timers(kv: "Kv", stores: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Return the schedule as CLOCK_ENTRY rows, and the first timers as (time_ps, kind, what)."""
     entries, timers = [], []
+    kinds = {"leave": tier_schema.LEAVE, "fail_disk": tier_schema.LEAVE, "drain": tier_schema.DRAIN}
     for change in kv.changes:
         tier = 2 if change.what.endswith("disk") else 1
-        what = {"leave": schema.LEAVE, "fail_disk": schema.LEAVE, "drain": schema.DRAIN}.get(change.what, schema.JOIN)
+        what = kinds.get(change.what, tier_schema.JOIN)
         for s in np.flatnonzero((stores["tier"] == tier) & (stores["node"] == change.node)):
-            timers.append((change.at_ps, schema.CLOCK, len(entries)))
+            timers.append((change.at_ps, tier_schema.CLOCK, len(entries)))
             entries.append((what, s, change.deadline_ps))
     if kv.ttl_ps and kv.gc_ps:
-        timers.append((kv.gc_ps, schema.COLLECT, 0))
+        timers.append((kv.gc_ps, tier_schema.COLLECT, 0))
     if kv.samples:
-        timers.append((0, schema.SAMPLE, 0))
-    return np.array(entries or [(0, 0, 0)], schema.CLOCK_ENTRY), timers
+        timers.append((0, tier_schema.SAMPLE, 0))
+    return np.array(entries or [(0, 0, 0)], tier_schema.CLOCK_ENTRY), timers
 
 
 def _arm(state: State, heap: np.ndarray, timers: list[tuple[int, int, int]]) -> None:

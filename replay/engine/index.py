@@ -3,7 +3,7 @@
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import usable_tokens
 from replay.engine.placement import assign
-from replay.engine.schema import LOOKED_UP, SHARDS
+from replay.engine.tier_schema import LOOKED_UP, SHARDS
 from replay.engine.timers import push_timer
 
 

@@ -1,13 +1,14 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
 from replay.engine.batching import schedule
+from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.notes import fault, note
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop, push
-from replay.engine.routing import arrive, deliver, drain, handoff, tier_event
+from replay.engine.routing import arrive, drain, tier_event
 from replay.engine.schema import (
     BROKEN_LAW,
     DECODE,
@@ -22,14 +23,13 @@ from replay.engine.schema import (
     MAX_TIME_PS,
     NEVER_PS,
     NONE,
-    OP_PUBLISHED,
-    OP_SPILL,
     PAUSED,
     PREFILL,
     RUNNING,
     TIME_RANGE,
 )
 from replay.engine.state import address_of
+from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
 from replay.engine.tree import first_event
 
 

@@ -1,9 +1,11 @@
 """The end of what is kept: garbage collection of what outlived its time, and holders that lose all."""
 
-from replay.engine.evicting import column_of, free_slot, is_dead, note_change, unlink
+from replay.engine.evicting import column_of, free_slot, is_dead, note_change
+from replay.engine.eviction_queue import unlink
 from replay.engine.fragments import trim
+from replay.engine.inserting import disk_of
 from replay.engine.jit import kernel
-from replay.engine.kvcache import disk_of, row_of
+from replay.engine.kvcache import row_of
 from replay.engine.schema import NONE
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from traces import Trace
 
 LOG_CAPACITY = 1 << 16
-EVICT_READS = frozenset({"score", "tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks", "next_use",
-                         "group_share", "group_reuse_s", "uses_since"})
+EVICT_READS = frozenset({"score", "tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks",
+                         "next_use", "group_share", "group_reuse_s", "uses_since"})
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
 
@@ -298,8 +298,8 @@ def _cache(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.ndar
     slot_of = np.full((len(nodes), len(holders)), NONE, np.int32)
     total = int(capacity.sum())
     next_use = foresight[2] if len(foresight[2]) == len(nodes) else np.zeros(1, np.int64)
-    return Cache(nodes, slot_of, np.zeros(total, schema.SLOT), np.zeros(1, schema.PREFIX), np.zeros(total, np.int32), next_use,
-                 foresight[0], foresight[1], classes)
+    return Cache(nodes, slot_of, np.zeros(total, schema.SLOT), np.zeros(1, schema.PREFIX), np.zeros(total, np.int32),
+                 next_use, foresight[0], foresight[1], classes)
 
 
 def _foresight(trace: "Trace", chosen: Mapping[str, Chosen], options: Mapping[str, Any]) -> tuple[Any, ...]:

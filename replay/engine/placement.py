@@ -6,7 +6,8 @@ source : Karger et al., STOC 1997; Mirrokni, Thorup, Zadimoghaddam, Consistent h
 import math
 
 from replay.engine.jit import inlined, kernel
-from replay.engine.schema import NODES, NONE, SHARDS
+from replay.engine.schema import NONE
+from replay.engine.tier_schema import NODES, SHARDS
 
 
 @inlined

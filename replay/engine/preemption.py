@@ -2,8 +2,8 @@
 
 import math
 
+from replay.engine.eviction_queue import link, unlink
 from replay.engine.jit import kernel
-from replay.engine.evicting import link, unlink
 from replay.engine.kvcache import (
     free_private,
     release_path,

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import schema
+from replay.engine import schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -34,13 +34,14 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "next_use": (np.dtype("i8"), 1), "next_row": (np.dtype("i8"), 1), "path_first": (np.dtype("i8"), 1),
     "classes": (schema.GROUP, 1),
     "profiles": (schema.PROFILE, 1), "segments": (schema.SEGMENT, 1),
-    "stores": (schema.STORE, 1), "loads": (schema.LOAD, 1), "parts": (schema.PART, 1), "offer": (schema.OFFER, 1),
-    "writes": (schema.WRITE, 1), "timer_heap": (schema.TIMER, 1),
-    "clock": (schema.CLOCK_ENTRY, 1), "spills": (schema.SPILL, 1), "changes": (schema.CHANGE, 1),
-    "known": (np.dtype("i8"), 2), "needed": (np.dtype("i4"), 2), "rings": (schema.RING, 1), "points": (schema.POINT, 1),
-    "owners": (schema.OWNER, 1), "keys": (schema.KEY, 1), "occupancy": (np.dtype("i8"), 2),
-    "fragments": (schema.FRAGMENT, 1), "runs": (schema.RUN, 1), "media": (schema.MEDIUM, 1), "disks": (schema.DISK, 1),
-    "free": (np.dtype("i8"), 1),
+    "stores": (tier_schema.STORE, 1), "loads": (tier_schema.LOAD, 1), "parts": (tier_schema.PART, 1),
+    "offer": (schema.OFFER, 1), "writes": (tier_schema.WRITE, 1), "timer_heap": (tier_schema.TIMER, 1),
+    "clock": (tier_schema.CLOCK_ENTRY, 1), "spills": (tier_schema.SPILL, 1), "changes": (tier_schema.CHANGE, 1),
+    "known": (np.dtype("i8"), 2), "needed": (np.dtype("i4"), 2), "rings": (tier_schema.RING, 1),
+    "points": (tier_schema.POINT, 1), "owners": (tier_schema.OWNER, 1), "keys": (tier_schema.KEY, 1),
+    "occupancy": (np.dtype("i8"), 2),
+    "fragments": (tier_schema.FRAGMENT, 1), "runs": (tier_schema.RUN, 1), "media": (tier_schema.MEDIUM, 1),
+    "disks": (tier_schema.DISK, 1), "free": (np.dtype("i8"), 1),
 }
 GROUPS = ("cache", "cost", "hierarchy")  # in compiled code these are the state itself
 

@@ -5,7 +5,7 @@ from replay.engine.index import believe, look_up, note_routed
 from replay.engine.jit import kernel
 from replay.engine.lifetime import collect
 from replay.engine.movement import conclude, cut_load, land_load, plan_at_dispatch, start_pending
-from replay.engine.schema import (
+from replay.engine.tier_schema import (
     CLOCK,
     COLLECT,
     COLLECT_ALL,
@@ -40,7 +40,7 @@ from replay.engine.writes import end_write, published, work_off_spills
 
 @kernel
 def next_event(state):
-    """Handle the next event of the hierarchy, modified in place; returns 8 * (request or store) + what is left to do."""
+    """Handle the next event of the hierarchy, in place; returns 8 * (request or store) + what is left to do."""
     kind, what = pop_timer(state)
     load = state.hierarchy.loads[what if kind <= TIMEOUT else 0]
     if kind == LOOKED_UP:
@@ -88,7 +88,7 @@ def collect_all(state):
 
 @kernel
 def sample_all(state):
-    """Write down what every holder keeps; when the rows are full keep every other one and take half as many. In place."""
+    """Write down what every holder keeps; with no row left keep every other one and take half as many, in place."""
     cluster = state.cluster[0]
     table = state.hierarchy.occupancy
     if cluster.samples == len(table):

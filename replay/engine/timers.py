@@ -1,4 +1,4 @@
-"""Events of the KV hierarchy to come: a binary heap by (time, sequence); its head is the last leaf of the event tree."""
+"""Events of the KV hierarchy to come: a binary heap by (time, sequence); its head is the event tree's last leaf."""
 
 from replay.engine.jit import inlined, kernel
 from replay.engine.schema import MAX_TIME_PS, NEVER_PS, TIME_RANGE

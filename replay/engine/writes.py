@@ -5,13 +5,14 @@ from replay.engine.evicting import ask_write
 from replay.engine.jit import kernel
 from replay.engine.kvcache import pin_path, release_path, row_of, visible
 from replay.engine.placement import homes
-from replay.engine.schema import NONE, WRITTEN
+from replay.engine.schema import NONE
+from replay.engine.tier_schema import WRITTEN
 from replay.engine.timers import push_timer
 
 
 @kernel
 def begin_write(state, s, node, upto_blocks, whole):
-    """Write the path to block `upto_blocks` of a trie node to store s, unless it is there, coming, or too much. In place."""
+    """Write the path to block `upto_blocks` of a trie node to store s, unless it is there, coming, or too much."""
     cluster = state.cluster[0]
     hierarchy = state.hierarchy
     if s < 0:

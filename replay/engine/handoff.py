@@ -1,0 +1,147 @@
+"""Requests between instances: into a queue, from prefill to decode, over a network card; the end without service."""
+
+from replay.engine.batching import schedule
+from replay.engine.inserting import insert
+from replay.engine.jit import kernel
+from replay.engine.kvcache import release_path, row_of
+from replay.engine.links import change_link, send, transfer_ps
+from replay.engine.notes import fault, note
+from replay.engine.phases import blocks_for, change_count, cut, settle
+from replay.engine.preemption import push_waiting, release_blocks
+from replay.engine.queues import pop_link
+from replay.engine.schema import (
+    BAD_DECODE,
+    DECODE,
+    FAILED,
+    GONE,
+    HANDOFF,
+    LOG_DELIVER,
+    LOG_ENQUEUE,
+    LOG_FAIL,
+    LOG_HANDOFF,
+    NEVER_PS,
+    NONE,
+)
+from replay.engine.tree import set_event
+
+
+@kernel
+def end_unserved(state, r, status):
+    """Give request r and all turns that would have followed it a status without service. Modified in place."""
+    jobs = state.jobs
+    jobs[r].next = NONE
+    top = r
+    while top >= 0:
+        current = top
+        top = jobs[current].next
+        jobs[current].stage = GONE
+        jobs[current].status = status
+        state.cluster[0].gone += 1
+        turn = jobs[current].first_turn
+        while turn >= 0:
+            jobs[turn].next = top
+            top = turn
+            turn = jobs[turn].next_turn
+
+
+@kernel
+def enqueue(state, policies, i, r):
+    """Put request r into the queue of instance i, which sees it now if idle, else after its iteration, in place."""
+    if state.cluster[0].lookahead:
+        settle(state, i)
+    push_waiting(state, policies, i, r)
+    note(state, LOG_ENQUEUE, r, i, 0)
+    instance = state.instances[i]
+    view = state.views[i]
+    if instance.left == 0:
+        schedule(state, policies, i)
+    elif instance.left > 1:
+        full = view.running >= view.max_batch and instance.prefill_head < 0
+        if not full or state.jobs[r].margin < 1e308:
+            cut(state, i)
+
+
+@kernel
+def wake(state, policies, i):
+    """Let instance i look at its queue again after blocks were released there. Modified in place."""
+    instance = state.instances[i]
+    if instance.queue < 0:
+        return
+    if instance.left == 0:
+        schedule(state, policies, i)
+    else:
+        cut(state, i)
+
+
+@kernel
+def handoff(state, policies, i, r):
+    """Send request r, prefilled on instance i, to a decode instance. Modified in place. faults: BAD_DECODE."""
+    cluster = state.cluster[0]
+    job = state.jobs[r]
+    request = state.requests[r]
+    count = cluster.num_instances - cluster.first_decode
+    if cluster.decode_reads_blocks:
+        for k in range(cluster.first_decode, cluster.num_instances):
+            settle(state, k)
+    chosen, _ = policies.decode(request, state.decode_views, cluster.now_ps, state.tunables)
+    if chosen < 0 or chosen >= count:
+        fault(state, BAD_DECODE, r, chosen)
+        return
+    j = cluster.first_decode + chosen
+    view = state.views[j]
+    job.decode_instance = j
+    change_count(state, i)
+    state.views[i].running -= 1
+    if blocks_for(request.prompt_tokens + job.output_tokens - 1, view.block_tokens) > view.total_blocks:
+        note(state, LOG_FAIL, r, j, 0)
+        release_blocks(state, policies, i, r)
+        end_unserved(state, r, FAILED)
+        return
+    change_count(state, j)
+    view.waiting += 1
+    view.sent += 1
+    view.waiting_tokens += request.prompt_tokens + 1
+    job.stage = HANDOFF
+    instance = state.instances[i]
+    carry_ps = transfer_ps(state, i, request.prompt_tokens)
+    done_ps = max(cluster.now_ps, instance.nic_free_ps) + carry_ps
+    if cluster.layerwise:
+        layers = state.cost.profiles[instance.profile].layers
+        early_ps = max(job.scheduled_ps, instance.nic_free_ps) + carry_ps
+        done_ps = max(early_ps, cluster.now_ps + carry_ps // layers)
+    note(state, LOG_HANDOFF, r, i, request.prompt_tokens)
+    send(state, i, r, done_ps)
+
+
+@kernel
+def deliver(state, policies, i):
+    """Handle the delivery of what the network card of instance i carried first. Modified in place."""
+    instance = state.instances[i]
+    r = pop_link(state.jobs, instance)
+    change_link(state, i, -1)
+    following = instance.link_head
+    set_event(state.tree, i, NEVER_PS if following < 0 else state.jobs[following].deliver_ps)
+    job = state.jobs[r]
+    settle(state, i)
+    if job.stage == HANDOFF:
+        target = job.decode_instance
+        note(state, LOG_DELIVER, r, target, 0)
+        release_blocks(state, policies, i, r)
+        job.prefill_left = 0
+        job.charged_tokens = 0
+    else:
+        target = job.instance
+        note(state, LOG_DELIVER, r, target, 0)
+        blocks = job.pinned_blocks
+        whole = job.pinned == job.leaf and state.cache.slots[row_of(state.cache, job.leaf, i)].whole
+        release_path(state, i, job.pinned)
+        job.pinned = NONE
+        job.pinned_blocks = 0
+        if state.views[target].role != DECODE:
+            settle(state, target)
+            insert(state, target, job.leaf, blocks, whole)
+            state.instances[target].may_evict = 1
+            if state.cluster[0].exact_evictions:
+                cut(state, target)
+    enqueue(state, policies, target, r)
+    wake(state, policies, i)
