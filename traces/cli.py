@@ -111,8 +111,9 @@ def _describe(options: argparse.Namespace) -> None:
 def _lru(trace: Trace, text: str) -> dict[str, float]:
     from traces.reuse import lru_curve
 
+    sizes = command.capacities(text, "--lru")
     curve = lru_curve(trace)
-    return {f"lru_hit_rate_blocks_{size:.0f}": curve.rate(size) for size in command.capacities(text, "--lru")}
+    return {f"lru_hit_rate_blocks_{size:.0f}": curve.rate(size) for size in sizes}
 
 
 def _window(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Hit rates that somebody published against capacity, beside the plain LRU cache of the same trace."""
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ def compare(trace: Trace, published: Published, sub_block: tuple[int, int] | Non
 def read_published(path: str | Path, column: str | None = None, trace_name: str = "") -> Published:
     """Read published points from a CSV file with a column capacity_tokens or capacity_blocks and columns of hit rates.
 
-    column     : which hit rates; None takes the only column, else the one whose name is part of `trace_name`
+    column     : which hit rates; None takes the only column, else the one whose name is a word of `trace_name`
     returns    : Published
     raises     : TraceError if the file cannot be read, or a column, a capacity or a rate is not what it must be
     """
@@ -103,10 +104,11 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _choose(path: str | Path, names: list[str], column: str | None, trace_name: str) -> str:
+    words = re.split(r"[^a-z0-9]+", trace_name.lower())
     if column is not None:
         fitting = [name for name in names if name == column]
     else:
-        fitting = names if len(names) == 1 else [name for name in names if name and name in trace_name]
+        fitting = names if len(names) == 1 else [name for name in names if name.lower() in words]
     if len(fitting) != 1:
         asked = f"there is no '{column}'" if column else f"none is named like the trace {trace_name}"
         raise TraceError(
