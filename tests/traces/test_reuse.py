@@ -12,7 +12,7 @@ import traces
 from tests.recorded import recorded
 from tests.traces.plain_caches import TWINS, corrected, lru_tokens, most_hits
 from traces import Trace, TraceError, build
-from traces.reuse import POLICIES, first_hits, hit_rates, lru_curve, lru_hit_rate, lru_token_curve, plain_hits
+from traces.reuse import POLICIES, first_hits, hit_rates, kernels, lru_curve, lru_hit_rate, lru_token_curve, plain_hits
 from traces.reuse.curve import reuse_distances
 
 BLOCK_TOKENS = 4
@@ -84,6 +84,17 @@ def test_the_curve_equals_the_plain_lru_cache_at_every_capacity(example):
     hits = np.array([hit for hit, _ in TWINS["lru"](ids_of(example[0]), 5)])
     found = np.concatenate(([0], np.cumsum(reuse_distances(trace) <= 5)))
     assert (found[offsets[1:]] - found[offsets[:-1]] == hits).all()
+
+
+@given(lists=st.lists(st.lists(st.integers(0, 7), max_size=6), min_size=1, max_size=15))
+@settings(max_examples=150, deadline=None)
+def test_distances_need_no_chains(lists):
+    """Where an end may be nearer than its front, or come twice: the prefix rule is the largest distance so far."""
+    offsets = np.concatenate(([0], np.cumsum([len(part) for part in lists]))).astype(np.int64)
+    ids = np.array([block for part in lists for block in part], np.int64)
+    distances = kernels.stack_distances(offsets, ids, np.ones(8, np.int64))
+    for size in range(1, 10):
+        assert (distances <= size).sum() == sum(prefix for prefix, _ in TWINS["lru"](lists, size))
 
 
 @given(example=chains(), first=st.integers(0, 12), more=st.integers(0, 5))

@@ -32,10 +32,10 @@ def reuse_distances(trace: Trace, in_tokens: bool = False) -> np.ndarray:
     """Return for each block reference the least capacity of a plain LRU cache in which it is hit.
 
     A reference is hit if the distinct blocks touched since its last use, itself included, fit in the cache, and if
-    all references before it in its prompt are hit: the distance is the largest so far along the prompt. What the
-    request itself has touched before counts, as in the plain cache, which touches front to back. In tokens a strict
-    LRU cache evicts until all fits, hence holds just the blocks whose own and more recent ones' tokens fit; so
-    inclusion holds with blocks of unequal size too.
+    all references before it in its prompt are hit: the distance is the largest so far along the prompt (of chained
+    ids always the last, since the front was used no earlier). What the request itself has touched before counts, as
+    in the plain cache, which touches front to back. In tokens a strict LRU cache evicts until all fits, hence holds
+    just the blocks whose own and more recent ones' tokens fit; so inclusion holds with blocks of unequal size too.
 
     in_tokens : count tokens, a partial last block its own, instead of blocks; an id is as large as it ever is
     returns   : (references,) int64, in the order of `trace.prefix()`; 2^62 for a first use
