@@ -31,7 +31,7 @@ def build_id() -> str:
     for part in (numba.__version__, np.__version__, os.environ.get("NUMBA_BOUNDSCHECK", "")):
         digest.update(part.encode() + b"\0")
     root = Path(__file__).resolve().parent.parent
-    engine, traces = (root / "replay" / "engine").rglob("*.py"), (root / "traces").rglob("*kernels.py")
+    engine, traces = (root / "replay" / "engine").rglob("*.py"), (root / "traces").glob("*kernels.py")
     for source in sorted([*engine, root / "replay" / "policy.py", *traces, Path(__file__)]):
         if source.exists():
             digest.update(source.read_bytes())

@@ -12,7 +12,8 @@ import traces
 from tests.recorded import recorded
 from tests.traces.plain_caches import TWINS, corrected, lru_tokens, most_hits
 from traces import Trace, TraceError, build
-from traces.reuse import POLICIES, first_hits, hit_rates, kernels, lru_curve, lru_hit_rate, lru_token_curve, plain_hits
+from traces import reuse_kernels as kernels
+from traces.reuse import POLICIES, first_hits, hit_rates, lru_curve, lru_hit_rate, lru_token_curve, plain_hits
 from traces.reuse.curve import reuse_distances
 
 BLOCK_TOKENS = 4

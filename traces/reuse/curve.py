@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from traces import reuse_kernels as kernels
 from traces.errors import TraceError
-from traces.reuse import kernels
 from traces.reuse.plain import dense_ids
 from traces.schema import Trace
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from traces import reuse_kernels as kernels
 from traces.errors import TraceError
-from traces.reuse import kernels
 from traces.schema import Trace
 
 POLICIES = {"lru": kernels.LRU, "fifo": kernels.FIFO, "lfu": kernels.LFU, "belady": kernels.BELADY}
