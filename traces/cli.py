@@ -11,6 +11,7 @@ from rich.console import Console
 from traces import catalog, describe, importer, window
 from traces.errors import KvreplayError, TraceError
 from traces.readers import load, readers
+from traces.reuse import command
 from traces.schema import Trace
 
 
@@ -65,7 +66,7 @@ def _add_describe(verbs: Any) -> None:
     parser = verbs.add_parser("describe", help="print a trace's numbers")
     _add_source(parser)
     parser.add_argument("--json", action="store_true", help="flat JSON instead of a table")
-    parser.add_argument("--lru", metavar="BLOCKS", help="also LRU hit rates at these capacities, e.g. 1000,10000")
+    command.add_flags(parser)
     parser.set_defaults(act=_describe)
 
 
@@ -98,23 +99,21 @@ def _import(options: argparse.Namespace) -> None:
 def _describe(options: argparse.Namespace) -> None:
     trace = _load(options)
     numbers = describe.describe(trace)
-    if options.lru:
+    if options.lru is not None:
         numbers |= _lru(trace, options.lru)
+    told = command.reuse(trace, options) if command.asked(options) else command.Told([], {})
     if options.json:
-        print(json.dumps(numbers, indent=2))
+        print(json.dumps(numbers | told.numbers, indent=2))
     else:
-        Console().print(describe.render(trace, numbers))
+        Console().print(describe.render(trace, numbers), *told.tables, sep="\n")
 
 
 def _lru(trace: Trace, text: str) -> dict[str, float]:
-    from traces.reuse import lru_hit_rate
+    from traces.reuse import lru_curve
 
-    try:
-        capacities = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise TraceError(f"--lru takes capacities in blocks like 1000,10000, but got '{text}'.") from None
-    rates = lru_hit_rate(trace, capacities)
-    return {f"lru_hit_rate_blocks_{blocks}": rate for blocks, rate in zip(capacities, rates, strict=True)}
+    sizes = command.capacities(text, "--lru")
+    curve = lru_curve(trace)
+    return {f"lru_hit_rate_blocks_{size:.0f}": curve.rate(size) for size in sizes}
 
 
 def _window(options: argparse.Namespace) -> None:
