@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 RECORDED = {
     "conversation_trace.jsonl.gz": "traces/mooncake/conversation_trace.jsonl.gz",
+    "mooncake_fast25_fig9_lru_hit_rate.csv": "measured/published/mooncake_fast25_fig9_lru_hit_rate.csv",
     "azure_code.csv": "traces/azure2023/AzureLLMInferenceTrace_code.csv",
 }
 ENTRY = '#!/bin/sh\nexec "{python}" -c "import sys; from replay.cli import main; sys.exit(main())" "$@"\n'
