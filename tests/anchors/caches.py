@@ -72,7 +72,7 @@ def lfu(blocks: Sequence[int], capacity: int) -> list[bool]:
 
 
 def length_aware(blocks: Sequence[int], capacity: int) -> list[bool]:
-    """Least frequently used; of equal ones the latest in its prompt (all are first here), then the one used longest ago.
+    """Least frequently used; of equal ones the latest in its prompt (all are first here), then the oldest use.
 
     source : Mooncake's LengthAwareCache
     """

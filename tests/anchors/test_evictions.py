@@ -25,7 +25,7 @@ def one_by_one(offsets: np.ndarray, ids: np.ndarray) -> Trace:
 
 
 def evicting(trace: Trace, policy: str, capacity_blocks: int) -> Run:
-    """Replay references on one instance under an evict policy, with room for so many blocks and the last token's own."""
+    """Replay references on one instance under an evict policy, with room for so many blocks and one more."""
     on = servers(
         prefix_cache=True, trace_block_tokens=BLOCK_TOKENS, block_tokens=BLOCK_TOKENS, token_budget=LONGEST_TOKENS,
         prefill_token_s=TOKEN_S, kv_blocks=capacity_blocks + 1,
