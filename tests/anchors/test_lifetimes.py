@@ -2,7 +2,7 @@
 
 Items are independent, item i is referenced by a Poisson process of rate a. With lifetime t and refresh a reference hits
 if the one before is less than t ago: h = 1 - exp(-a t). Without, the first reference of a cycle misses and a t on
-average hit before it ends: h = a t / (1 + a t) (Jung, Berger and Balakrishnan, INFOCOM 2003; Fofack et al., Valuetools 2012).
+average hit before it ends: h = a t / (1 + a t) (Jung, Berger and Balakrishnan, INFOCOM 2003).
 """
 
 from functools import cache
@@ -86,8 +86,8 @@ def test_garbage_collection_changes_occupancy_only(holder: str, refresh: bool, g
     """Collecting every g seconds, the holder keeps sum over items of 1 - (1 - h) (1 - exp(-a g)) / (a g) blocks.
 
     A dead item stays until the next collection, which is uniform on [0, g] away. It is absent if its last cycle ended
-    and no reference came until then: Poisson references see time averages, so a miss has probability 1 - h at any time, and
-    the collection came first with E[exp(-a U)] = (1 - exp(-a g)) / (a g). With g much below t this is the sum of h.
+    and no reference came until then: Poisson references see time averages, so a miss has probability 1 - h at any time,
+    and the collection came first with E[exp(-a U)] = (1 - exp(-a g)) / (a g). With g much below t this is the sum of h.
     """
     hit, run = aged(holder, refresh, gc_s)
     assert (hit == aged(holder, refresh)[0]).all()
