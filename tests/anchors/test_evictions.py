@@ -98,7 +98,8 @@ def found(policy: str, capacity: int) -> np.ndarray:
 def test_no_policy_passes_belady(capacity: int) -> None:
     """Belady 1966: evicting what is used again last gives the most hits, of all policies that let every block in.
 
-    The blocks of a chain are used with their parents, so the bound never asks for a child without its parent.
+    The blocks of a chain are used with their parents, so the bound never asks for a child without its parent. Requests
+    come one at a time: the oracle is told of a use until it arrives, so what a waiting request needs counts as used.
     """
     load_all()
     others = set(registry()["evict"]) - {"oracle_belady"}

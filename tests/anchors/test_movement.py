@@ -61,7 +61,8 @@ def late(load_ps: int, queue_ps: int, fetch: str, layers: int = 1, **changes: An
 def test_a_queue_hides_a_load(ratio: float) -> None:
     """Prefetched and waited for, a load of L behind a queue of Q delays its request by max(0, L - Q).
 
-    Both run at once, and the request needs both: it is admitted after max(L, Q).
+    Both run at once, and the request needs both: it is admitted after max(L, Q). What the engine calls exposed is only
+    held to its bounds: it counts from when the queue was empty, though the batch in progress hides as well.
     """
     load_ps = round(ratio * QUEUE_PS)
     admitted_ps, iteration_ps, exposed_ps = late(load_ps, QUEUE_PS, "wait")
