@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from replay.engine.foresight import foresee
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     count_reuse,
@@ -165,6 +166,8 @@ def admit_one(state, i, r, need, left, node):
     job = state.jobs[r]
     request = state.requests[r]
     context = request.prompt_tokens + request.generated_tokens
+    if state.cluster[0].foresees and job.scheduled_ps < 0:
+        foresee(state, r)
     if state.cluster[0].lookahead and left > 0:
         spare(state, i, r, -1)
     if node >= 0:

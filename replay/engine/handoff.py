@@ -2,6 +2,7 @@
 
 from replay.engine.batching import schedule
 from replay.engine.inserting import insert
+from replay.engine.foresight import foresee
 from replay.engine.jit import kernel
 from replay.engine.kvcache import release_path, row_of
 from replay.engine.links import change_link, send, transfer_ps
@@ -33,6 +34,8 @@ def end_unserved(state, r, status):
     top = r
     while top >= 0:
         current = top
+        if state.cluster[0].foresees:
+            foresee(state, current)
         top = jobs[current].next
         jobs[current].stage = GONE
         jobs[current].status = status

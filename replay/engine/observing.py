@@ -1,9 +1,8 @@
-"""What policies are told as a request comes: hits and blocks of the instances, and for oracles the next use."""
+"""What policies are told as a request comes: hits and blocks of the instances."""
 
-from replay.engine.evicting import ask_evict
-from replay.engine.eviction_queue import first_queued, link, unlink
+from replay.engine.eviction_queue import first_queued
 from replay.engine.jit import inlined, kernel
-from replay.engine.kvcache import hit_tokens, resident_blocks, row_of, usable_tokens
+from replay.engine.kvcache import hit_tokens, resident_blocks, usable_tokens
 from replay.engine.phases import settle
 from replay.engine.schema import NONE
 from replay.engine.state import address_of
@@ -86,24 +85,3 @@ def eviction_may_reach(state, i, node):
     # in floating point, free of divisions, rounded up
     cycle_ps = float(state.views[i].block_tokens) * instance.base_ps
     return 1.000001 * state.views[i].decoding * (elapsed_ps + cycle_ps) > head.blocks * cycle_ps
-
-
-@kernel
-def foresee(state, r):
-    """Tell the oracle when the nodes of arriving request r are used next, and queue them by that, modified in place."""
-    cluster = state.cluster[0]
-    cache = state.cache
-    row = cache.path_first[r]
-    node = state.jobs[r].leaf
-    while node >= 0:
-        cache.next_use[node] = cache.next_row[row]
-        row += 1
-        for i in range(cluster.num_prefill + cluster.num_stores):
-            h = i if i < cluster.num_prefill else i - cluster.num_prefill + cluster.num_instances
-            s = row_of(cache, node, i)
-            if s >= 0 and cache.slots[s].pins == 0:
-                unlink(cache, state.instances[h], s)
-                cache.slots[s].floor = -1e308
-                cache.slots[s].score = ask_evict(state, h, s, 0)
-                link(cache, state.instances[h], s)
-        node = cache.nodes[node].parent

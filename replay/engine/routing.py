@@ -4,7 +4,7 @@ from replay.engine.handoff import end_unserved, enqueue
 from replay.engine.jit import inlined, kernel
 from replay.engine.links import fetch
 from replay.engine.notes import fault, note
-from replay.engine.observing import foresee, observe
+from replay.engine.observing import observe
 from replay.engine.phases import blocks_for, change_count, cut, settle
 from replay.engine.preemption import give_key
 from replay.engine.queues import pop, push
@@ -81,8 +81,6 @@ def arrive(state, policies, r):
     request.sequence = cluster.arrived
     cluster.arrived += 1
     note(state, LOG_ARRIVE, r, NONE, 0)
-    if cluster.foresees:
-        foresee(state, r)
     if cluster.num_shards > 0:
         state.policies.tiers(address_of(state), OP_LOOK_UP, r, 0)
         return
@@ -169,7 +167,6 @@ def dispatch_load(state, r, i, fetched):
     """
     cluster = state.cluster[0]
     load = state.hierarchy.loads[r]
-    load.dispatched_ps = cluster.now_ps
     if cluster.routed:
         state.policies.tiers(address_of(state), OP_ROUTED, r, i)
     if fetched or state.jobs[r].leaf < 0:
@@ -178,6 +175,8 @@ def dispatch_load(state, r, i, fetched):
     if not cluster.prefetch:
         return False
     settle(state, i)
+    instance = state.instances[i]
+    load.ready_ps = instance.start_ps + instance.base_ps if instance.left > 0 else cluster.now_ps
     if state.policies.tiers(address_of(state), OP_PLAN, r, i) == 0:
         return False
     state.jobs[r].stage = FETCHING
@@ -210,7 +209,8 @@ def stop_waiting(state, policies, r):
     instance = state.instances[i]
     load.waits = 0
     if instance.queue < 0:
-        load.exposed_ps += state.cluster[0].now_ps - max(load.dispatched_ps, instance.empty_since_ps)
+        ready_ps = max(load.ready_ps, instance.empty_since_ps)
+        load.exposed_ps += max(0, state.cluster[0].now_ps - ready_ps)
     enqueue(state, policies, i, r)
 
 

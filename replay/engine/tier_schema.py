@@ -27,7 +27,7 @@ STORE = np.dtype([
 NOT_PLANNED, PENDING_LOAD, LOADING, LOAD_OVER = range(4)
 MOST_PARTS = 4
 LOAD = np.dtype([
-    ("dispatched_ps", "i8"), ("issued_ps", "i8"), ("end_ps", "i8"),
+    ("ready_ps", "i8"), ("issued_ps", "i8"), ("end_ps", "i8"),
     ("lookup_ps", "i8"), ("load_ps", "i8"), ("exposed_ps", "i8"),
     ("timer", "i8"),               # sequence of the event that ends it
     ("base_blocks", "i4"), ("upto_blocks", "i4"), ("counted_blocks", "i4"),  # in HBM; in all; a hit while loading

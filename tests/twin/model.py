@@ -200,7 +200,7 @@ class Twin:
         request.prefill_instance = server.index
         holder = source if source is not None and fetches else server
         request.charged = request.prompt_tokens - (self.believed(request, holder) if self.reads_hits else 0)
-        request.dispatch_ps = self.now
+        request.ready_ps = self.now if server.end_ps is None else server.end_ps
         if self.hierarchy is not None:
             self.hierarchy.shards.sent(request, server)
         server.waiting += 1

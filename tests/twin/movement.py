@@ -125,7 +125,7 @@ def stop_waiting(h: Hierarchy, request: Request, server: Server) -> None:
     """Put a request that waited for its load into the queue."""
     request.waits = False
     if not server.queue:
-        request.exposed_ps += h.clock.now - max(request.dispatch_ps, server.empty_since_ps)
+        request.exposed_ps += max(0, h.clock.now - max(request.ready_ps, server.empty_since_ps))
     h.twin.enqueue(request, server)
 
 

@@ -64,7 +64,7 @@ class Request:
     preemptions: int = 0
     load: Load | None = None  # the latest
     waits: bool = False  # outside the queue, for its load
-    dispatch_ps: int = -1
+    ready_ps: int = -1  # when its instance could first have admitted it
     counted_blocks: int = 0  # of its path when its load is there, if it is to run with it
     stall_ps: int = 0
     lookup_ps: int = 0
