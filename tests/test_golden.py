@@ -7,6 +7,8 @@ The traces are made of integer draws, so that no library's random stream is part
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from replay.cluster import Cluster, Instance
 from replay.engine.draws import mix
 from replay.engine.schema import STATUSES
+from replay.kv import DISK, DRAM, Change, Index, Kv, Lsm, Medium, Store
 from replay.result import DIGESTED, Result, digest
 from replay.session import replay
 from tests import twin
@@ -23,7 +26,7 @@ from tests.small import PS, small_cluster, small_instance, small_policies, small
 from traces.schema import Trace
 
 PINNED = Path(__file__).with_name("golden.json")
-REQUESTS, BLOCK_TOKENS = 300, 16
+REQUESTS, FEW, BLOCK_TOKENS = 300, 120, 16  # the twin takes its time over a hierarchy
 SLO: dict[str, Any] = {"tiers": {name: {} for name in ("gold", "silver", "bronze")}, "default": "bronze"}
 
 
@@ -32,15 +35,15 @@ def draw(stream: int, row: int, count: int) -> int:
     return mix(mix(stream) ^ row) % count
 
 
-def trace(gap_ps: int, closed: bool = False, long: bool = False) -> Trace:
-    """Make 300 requests in three tiers that share prefixes of 1 to 6 blocks.
+def trace(gap_ps: int, closed: bool = False, long: bool = False, requests: int = REQUESTS) -> Trace:
+    """Make 300 requests, or another number, in three tiers that share prefixes of 1 to 6 blocks.
 
     gap_ps : arrivals are apart by less than so much
     closed : two in three rows wait for an earlier one and some think time
     long   : one output in 8 is 40 times as long
     """
     rows, chains, arrival_ps = [], [], 0
-    for row in range(REQUESTS):
+    for row in range(requests):
         family, shared, own = draw(1, row, 12), 1 + draw(2, row, 4), draw(3, row, 3)
         chain = [100 * family + block for block in range(shared)] + [10_000 + 10 * row + block for block in range(own)]
         output = 1 + draw(5, row, 30)
@@ -48,11 +51,11 @@ def trace(gap_ps: int, closed: bool = False, long: bool = False) -> Trace:
                      output * 40 if long and draw(6, row, 8) == 0 else output))  # fmt: skip
         chains.append(chain)
         arrival_ps += draw(7, row, gap_ps)
-    columns: dict[str, Any] = {"tier": [("gold", "silver", "bronze")[draw(8, row, 3)] for row in range(REQUESTS)]}
+    columns: dict[str, Any] = {"tier": [("gold", "silver", "bronze")[draw(8, row, 3)] for row in range(requests)]}
     if closed:
-        parents = [draw(9, row, row) if row and draw(10, row, 3) else -1 for row in range(REQUESTS)]
+        parents = [draw(9, row, row) if row and draw(10, row, 3) else -1 for row in range(requests)]
         columns["parent"] = parents
-        columns["think_s"] = [draw(11, row, 9000) * PS if parents[row] >= 0 else 0.0 for row in range(REQUESTS)]
+        columns["think_s"] = [draw(11, row, 9000) * PS if parents[row] >= 0 else 0.0 for row in range(requests)]
     return small_trace(rows, chains, BLOCK_TOKENS, **columns)
 
 
@@ -69,12 +72,42 @@ def mixed(count: int, **limits: int) -> Cluster:
     return small_cluster([instance("mixed", **limits) for _ in range(count)])
 
 
-def split(prefill: int, decode: int, layers: int | None = None) -> Cluster:
-    """Make a cluster whose decode instances differ from the prefill ones."""
-    first = [instance("prefill", token_budget=128) for _ in range(prefill)]
+def split(prefill: int, decode: int, layers: int | None = None, **limits: int) -> Cluster:
+    """Make a cluster whose decode instances differ from the prefill ones.
+
+    limits : of the prefill instances
+    """
+    first = [instance("prefill", token_budget=128, **limits) for _ in range(prefill)]
     return small_cluster([*first, *(instance("decode", kv_blocks=150) for _ in range(decode))], layers=layers)
 
 
+def tiered(
+    cluster: Cluster, nodes: int, blocks: tuple[int, int] = (60, 0), private: bool = False, **changed: Any
+) -> Cluster:
+    """Put DRAM below a cluster, and one disk below all of it or each: 10 ps a block from DRAM, more from disk.
+
+    nodes   : stores of DRAM: shared ones, or private ones of the first instances
+    blocks  : of each DRAM store; of each disk, 0 for none; negative for one disk below all
+    changed : fields of Kv
+    """
+    common = blocks[1] < 0
+    drams = [Store(DRAM, k, k if private else -1, blocks[0], (nodes if common else nodes + k) if blocks[1] else -1,
+                   10_000, 5_000, 15) for k in range(nodes)]  # fmt: skip
+    owners: Sequence[tuple[int, int]] = [(-1, -1)] if common else [(one.node, one.server) for one in drams]
+    disks = [Store(DISK, node, server, abs(blocks[1]), -1, 0, 0, 0) for node, server in owners] if blocks[1] else []
+    given: dict[str, Any] = {
+        "lsm": LSM, "index": Index(0, 0, 0, 0, False, "exact", 0), "prefetch": True, "overlap": True, "promote": True,
+        "lookahead": False, "in_flight": 4, "writes": 16, "replicate_after": 0, "key_blocks": 1, "bound": 1.25,
+        "virtual_nodes": 8, "ttl_ps": 0, "refresh": True, "gc_ps": 0, "unit_tokens": 0, "isolate": False,
+        "changes": (), "samples": 0,
+    }  # fmt: skip
+    stores = (*drams, *disks)
+    return replace(cluster, kv=Kv(stores, 0 if private else nodes, 16_000, **{**given, **changed}))
+
+
+LSM = Lsm((Medium("nvme", 20, 40_000, 20_000, 30), Medium("far", 60, 90_000, 30_000, 200)), 6, False, 3, 3, 300)
+CHANGES = (Change(12_000, "drain", 0, 14_000), Change(20_000, "leave", 1, 20_000), Change(28_000, "join", 0, 28_000),
+           Change(32_000, "fail_disk", 2, 32_000), Change(36_000, "repair_disk", 2, 36_000))  # fmt: skip
 AGING = ("priority_by_tier", {"aging_s": 5e-9})
 URGENT = ("priority_by_tier", {"preemptive": True})
 # name -> trace, cluster, policies
@@ -92,7 +125,34 @@ RUNS: dict[str, tuple[dict[str, Any], Cluster, dict[str, Any]]] = {
     "split_layerwise_locality": ({"gap_ps": 700}, split(2, 1, layers=4), {"route": "kv_locality"}),
     "closed_loop": ({"gap_ps": 2000, "closed": True}, mixed(2), {"route": "kv_locality"}),
     "closed_loop_split": ({"gap_ps": 2000, "closed": True, "long": True}, split(1, 2), {"order": URGENT}),
+    "dram_pool": ({"requests": FEW, "gap_ps": 900}, tiered(mixed(4, kv_blocks=20), 2), {}),
+    "dram_ssd_waiting": (
+        {"requests": FEW, "gap_ps": 700}, tiered(mixed(3, kv_blocks=20), 2, (6, 60), overlap=False, replicate_after=2),
+        {"fetch": "wait", "write": "selective", "evict": "lfu"},
+    ),
+    "private_split_layerwise": (
+        {"requests": FEW, "gap_ps": 600},
+        tiered(split(2, 1, layers=4, kv_blocks=16), 2, (14, 60), private=True, prefetch=False, lookahead=True,
+               lsm=replace(LSM, media=(Medium("fast", 5, 8_000, 8_000, 5),))),
+        {"fetch": "cheaper", "write": "back", "evict": "s3_fifo"},
+    ),
+    "store_levelled_lifetime": (
+        {"requests": FEW, "gap_ps": 700},
+        tiered(mixed(3, kv_blocks=20), 2, (14, -200), lsm=replace(LSM, levelled=True), ttl_ps=12_000, gc_ps=5_000,
+               unit_tokens=32),
+        {"fetch": ("timeout", {"base_s": 3e-10}), "evict": "gdsf"},
+    ),
+    "elastic_pool_lagged_index": (
+        {"requests": FEW, "gap_ps": 700},
+        tiered(mixed(3, kv_blocks=20), 3, (14, 60), changes=CHANGES, index=Index(2, 30, 5, 11, False, "lagged", 900)),
+        {"route": "kv_locality", "evict": "length_aware", "fetch": "wait"},
+    ),
+    "closed_loop_tiers": (
+        {"requests": FEW, "gap_ps": 2000, "closed": True, "long": True}, tiered(mixed(2), 2, (30, 90)),
+        {"order": URGENT, "evict": "workload_aware"},
+    ),
 }
+HIERARCHIES = tuple(name for name, (_, cluster, _) in RUNS.items() if cluster.kv is not None)
 
 
 def run(name: str, **options: Any) -> Result:
@@ -131,6 +191,13 @@ def test_the_runs_reach_what_they_are_for() -> None:
     assert pinned["locality"]["hit_tokens"] > pinned["random_prefill_first"]["hit_tokens"] > 0
     assert pinned["locality"]["hit_tokens"] > pinned["locality_small_cache"]["hit_tokens"]
     assert pinned["split"]["digest"] != pinned["split_layerwise_locality"]["digest"]
+    assert len(HIERARCHIES) >= 6 and all(pinned[name]["hit_tokens_dram"] > 0 for name in HIERARCHIES)
+    on_disk = {name for name in HIERARCHIES if pinned[name]["hit_tokens_disk"] > 0}
+    assert on_disk == set(HIERARCHIES) - {"dram_pool"} and pinned["closed_loop_tiers"]["preemptions"] > 0
+    assert pinned["store_levelled_lifetime"]["gc_nodes"] > 0 and pinned["elastic_pool_lagged_index"]["lost_bytes"] > 0
+    assert all(pinned[name]["compaction_write_bytes"] > 0 for name in ("store_levelled_lifetime", "closed_loop_tiers"))
+    waited_for = {name for name in HIERARCHIES if pinned[name]["exposed_load_ps"] > 0}
+    assert waited_for == set(HIERARCHIES) - {"private_split_layerwise"}, "layers hide what is loaded at admission"
 
 
 def described(result: Result) -> dict[str, Any]:
@@ -142,6 +209,19 @@ def described(result: Result) -> dict[str, Any]:
         "finished": int((rows["status"] == "finished").sum()),
         "last_finish_ps": int(rows["finish_ps"].max()),  # type: ignore[arg-type]
         **sums,
+        **(moved(result) if "hit_tokens_dram" in rows.columns else {}),
+    }
+
+
+def moved(result: Result) -> dict[str, Any]:
+    """Return sums over what a hierarchy did."""
+    rows = result.requests
+    numbers = {name: result.summary[f"{name}_gb"] for name in ("write", "spill", "compaction_write", "lost")}
+    return {
+        **{name: int(rows[name].sum()) for name in ("hit_tokens_dram", "hit_tokens_disk")},
+        "exposed_load_ps": round(rows["exposed_load_s"].sum() * 1e12),
+        **{f"{name}_bytes": round(float(value or 0) * 1e9) for name, value in numbers.items()},
+        "gc_nodes": result.summary["gc_nodes"],
     }
 
 

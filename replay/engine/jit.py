@@ -16,7 +16,7 @@ from traces.jit import INTERPRETED
 
 _helpers: list[Any] = []
 TRUTHS = ("decodes", "pressed", "ours")
-FLOATS = ("score",)
+NUMBERS = ("score",)  # a float that is not named here would be cut to an integer, without a word
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a helper that other compiled code calls; not callable from Python unless interpreted."""
@@ -44,7 +44,7 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
             "kept": TYPES["slots"].dtype, "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
             "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype}
     named = {"state": STATE, "cache": STATE, "cost": STATE, "hierarchy": STATE, "policies": POLICIES, **arrays, **rows,
-             **dict.fromkeys(TRUTHS, t.boolean), **dict.fromkeys(FLOATS, t.float64)}
+             **dict.fromkeys(TRUTHS, t.boolean), **dict.fromkeys(NUMBERS, t.float64)}
     level = numba.config.OPT
     # Helpers are optimised fully where they end up, inside the event loop: this halves the time to compile.
     numba.config.OPT = type(level)(1)
