@@ -44,7 +44,7 @@ def build_kv(node: Any, instances: Sequence[Any], block_tokens: int) -> Kv | Non
     for name, allowed in CHOICES.items():
         _choice(node[name], allowed, f"kv.{name}")
     index = _index(node["index"])
-    ttl_ps = 0 if node["ttl_s"] is None else ps(number(node["ttl_s"], "kv.ttl_s", above=0.0), "kv.ttl_s")
+    ttl_ps = _lasting_ps(node["ttl_s"], "kv.ttl_s")
     unit_tokens = _unit(node["unit_tokens"], block_tokens)
     samples = count(node["samples"], "kv.samples", 0, 1 << 20)
     plain = index.shards == 0 and not index.exact and index.belief == "exact" and not ttl_ps and not unit_tokens
@@ -57,10 +57,11 @@ def build_kv(node: Any, instances: Sequence[Any], block_tokens: int) -> Kv | Non
         prefetch=node["prefetch"], overlap=node["overlap"], promote=node["promote"], lookahead=node["lookahead"],
         in_flight=count(node["in_flight"], "kv.in_flight"), writes=count(node["writes"], "kv.writes", 1, 4096),
         replicate_after=count(node["replicate_after"], "kv.replicate_after", 0),
-        key_blocks=count(node["key_blocks"], "kv.key_blocks"), bound=number(node["bound"], "kv.bound", least=1.0),
+        key_blocks=count(node["key_blocks"], "kv.key_blocks"),
+        bound=number(node["bound"], "kv.bound", least=1.0, most=1e6),
         virtual_nodes=count(node["virtual_nodes"], "kv.virtual_nodes", 1, 65536), ttl_ps=ttl_ps,
         refresh=node["ttl_refresh"],
-        gc_ps=0 if node["gc_s"] is None else ps(number(node["gc_s"], "kv.gc_s", above=0.0), "kv.gc_s"),
+        gc_ps=_lasting_ps(node["gc_s"], "kv.gc_s"),
         unit_tokens=unit_tokens, isolate=node["isolate"], changes=_changes(node["changes"], stores), samples=samples,
     )  # fmt: skip
 
@@ -70,6 +71,11 @@ def _choice(value: Any, allowed: tuple[Any, ...], place: str) -> Any:
         words = ", ".join("null" if one is None else str(one).lower() for one in allowed)
         raise ConfigError(f"{place} must be one of {words}, but is {value!r}. {REMEDY}")
     return value
+
+
+def _lasting_ps(value: Any, place: str) -> int:
+    """Return a time that is not 0, which null stands for."""
+    return 0 if value is None else ps(number(value, place, least=1e-12), place)
 
 
 def _unit(value: Any, block_tokens: int) -> int:
@@ -84,9 +90,12 @@ def _unit(value: Any, block_tokens: int) -> int:
 
 def _block_bytes(instances: Sequence[Any], block_tokens: int) -> int:
     sizes = {instance.profile.kv_token_bytes for instance in instances}
-    if len(sizes) > 1 or 0 in sizes:
+    if len(sizes) > 1:
         raise ConfigError(f"a KV hierarchy needs one size of KV for all instances, but a token takes "
                           f"{', '.join(map(str, sorted(sizes)))} bytes. Use one model, or kv=none.")
+    if 0 in sizes:
+        raise ConfigError("a KV hierarchy needs KV that takes memory, but hardware.kv_token_bytes is 0. Set it, or "
+                          "kv=none.")
     return sizes.pop() * block_tokens
 
 
@@ -106,11 +115,15 @@ def _index(node: Any) -> Index:
 
 
 def _blocks(gib: Any, block_bytes: int, place: str) -> int:
-    blocks = int(number(gib, place, above=0.0) * GIB // block_bytes)
+    blocks = _most_blocks(number(gib, place, above=0.0) * GIB, block_bytes)
     if blocks < 1:
         raise ConfigError(f"{place} must hold at least one KV block of {block_bytes:,} bytes, but is {gib!r} GiB. "
                           f"Give it more.")
-    return min(blocks, MOST_BLOCKS)
+    return blocks
+
+
+def _most_blocks(size_bytes: float, block_bytes: int) -> int:
+    return int(min(size_bytes, float(MOST_BLOCKS * block_bytes)) // block_bytes)
 
 
 def _stores(node: Mapping[str, Any], instances: Sequence[Any], block_bytes: int) -> tuple[tuple[Store, ...], int]:
@@ -132,13 +145,14 @@ def _stores(node: Mapping[str, Any], instances: Sequence[Any], block_bytes: int)
     else:
         below, disks = [], [Store(node=i, server=i, **disk) for i in servers]
     if not drams:  # written from the HBM: over the medium's own link
-        carry_fs = fs(block_bytes / _media(node)[0]["write_bytes_per_s"], "kv.media")
+        carry_fs = _block_fs(block_bytes, _media(node)[0], "write", 0)
         disks = [Store(**{**one.__dict__, "write_block_fs": carry_fs}) for one in disks]
     return (*(Store(**{**one.__dict__, "below": below[k]}) for k, one in enumerate(drams)), *disks), shared
 
 
 def _dram(node: Mapping[str, Any], kind: str, number_of: int, server: int, block_bytes: int) -> Store:
-    carry_fs = fs(block_bytes / number(node[f"{kind}_bytes_per_s"], f"kv.{kind}_bytes_per_s", above=0.0))
+    speed = f"kv.{kind}_bytes_per_s"
+    carry_fs = fs(block_bytes / number(node[f"{kind}_bytes_per_s"], speed, above=0.0), f"a KV block by {speed}")
     return Store(
         tier=DRAM, node=number_of, server=server, blocks=_blocks(node[f"{kind}_gib"], block_bytes, f"kv.{kind}_gib"),
         below=-1, read_block_fs=carry_fs, write_block_fs=carry_fs,
@@ -158,6 +172,10 @@ def _media(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(media)
 
 
+def _block_fs(size_bytes: float, medium: Mapping[str, Any], way: str, k: int) -> int:
+    return fs(size_bytes / medium[f"{way}_bytes_per_s"], f"a KV block by kv.media[{k}].{way}_bytes_per_s")
+
+
 def _lsm(node: Mapping[str, Any], block_bytes: int) -> Lsm:
     if node["disk"] is None:
         return Lsm((), 1, False, 2, 1, 500)
@@ -165,17 +183,17 @@ def _lsm(node: Mapping[str, Any], block_bytes: int) -> Lsm:
     replicas = count(node["replicas"], "kv.replicas", 1, 16)
     media = tuple(
         Medium(
-            name=str(medium["name"]), op_ps=ps(1.0 / medium["iops"], "kv.media iops"),
-            read_block_fs=fs(block_bytes / compression / medium["read_bytes_per_s"], "kv.media read_bytes_per_s"),
-            write_block_fs=fs(replicas * block_bytes / compression / medium["write_bytes_per_s"], "kv.media"),
-            latency_ps=ps(number(medium["latency_s"], "kv.media latency_s"), "kv.media latency_s"),
+            name=str(medium["name"]), op_ps=ps(1.0 / medium["iops"], f"an operation by kv.media[{k}].iops"),
+            read_block_fs=_block_fs(block_bytes / compression, medium, "read", k),
+            write_block_fs=_block_fs(replicas * block_bytes / compression, medium, "write", k),
+            latency_ps=ps(number(medium["latency_s"], f"kv.media[{k}].latency_s"), f"kv.media[{k}].latency_s"),
         )
-        for medium in _media(node)
+        for k, medium in enumerate(_media(node))
     )  # fmt: skip
     share = number(node["background_share"], "kv.background_share", least=0.001, most=0.999)
+    memtable_blocks = _most_blocks(number(node["memtable_mib"], "kv.memtable_mib", above=0.0) * MIB, block_bytes)
     return Lsm(
-        media=media, memtable_blocks=max(1, int(number(node["memtable_mib"], "kv.memtable_mib", above=0.0) * MIB
-                                                // block_bytes)),
+        media=media, memtable_blocks=max(1, memtable_blocks),
         levelled=node["compaction"] == "levelled", fanout=count(node["fanout"], "kv.fanout", 2, 64),
         levels=count(node["levels"], "kv.levels", 1, 16), share=round(share * 1000),
     )  # fmt: skip
@@ -194,7 +212,7 @@ def _changes(rows: Any, stores: Sequence[Store]) -> tuple[Change, ...]:
         tier = DISK if what.endswith("disk") else DRAM
         common = tier == DISK and any(store.tier == DISK and store.node < 0 for store in stores)
         known = sorted({store.node for store in stores if store.tier == (DRAM if common else tier)})
-        if row["node"] not in known:
+        if isinstance(row["node"], bool) or row["node"] not in known:
             kind = "disk" if tier == DISK else "DRAM node"
             raise ConfigError(f"{place}.node must be a {kind} of the hierarchy, one of {known}, but is "
                               f"{row['node']!r}. Change it, or kv.dram and kv.disk.")
@@ -204,6 +222,7 @@ def _changes(rows: Any, stores: Sequence[Store]) -> tuple[Change, ...]:
                               f"Say until when it drains.")
         if common:
             continue  # the node has no disk of its own: what it would lose is in the store
-        deadline_ps = at_ps if until_s is None else ps(number(until_s, f"{place}.until_s", least=row["at_s"]))
+        deadline_ps = at_ps if until_s is None else ps(
+            number(until_s, f"{place}.until_s", least=row["at_s"]), f"{place}.until_s")
         changes.append(Change(at_ps, what, int(row["node"]), deadline_ps))
     return tuple(sorted(changes, key=lambda change: change.at_ps))

@@ -20,7 +20,7 @@ from replay.session import Session
 from replay.slo import build_slo
 from traces.synthetic import from_config
 
-GROUPS = ("cluster", "hardware", "model", "slo", "trace")
+GROUPS = ("cluster", "hardware", "kv", "model", "slo", "trace")
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
 
@@ -39,6 +39,7 @@ def test_every_file_of_conf_belongs_to_a_group() -> None:
     assert files == {"config.yaml"} | {f"{group}/{name}.yaml" for group in GROUPS for name in names(group)}
     assert {"mixed_1", "mixed_4", "mixed_16", "pd_1p1d", "pd_4p4d", "pd_8p8d"} <= set(names("cluster"))
     assert {"poisson", "shared_prefix", "sessions", "training"} <= set(names("trace"))
+    assert {"none", "dram", "dram_ssd", "dram_store", "private", "disk_cache", "levels"} <= set(names("kv"))
 
 
 @pytest.mark.parametrize("name", names("trace"))
@@ -65,6 +66,19 @@ def test_a_cluster_builds_a_session(name: str) -> None:
     digits = [int(digit) for digit in name.removeprefix("mixed_").replace("pd_", "").replace("p", " ").replace(
         "d", " ").split() if digit.isdigit()]  # fmt: skip
     assert sum(digits) == len(roles) or name == "pd_hetero"
+
+
+@pytest.mark.parametrize("name", names("kv"))
+def test_a_hierarchy_builds_a_session(name: str) -> None:
+    """Each has the stores that its first line promises, and rows in the session; all but one are switched on."""
+    config = composed(f"kv={name}", "trace.requests=20", "cluster=pd_1p1d")
+    trace = from_config(config["trace"], 0)
+    found = build_cluster(config, trace.block_tokens)
+    assert (found.kv is None) == (name == "none") and config["kv"]["name"] == name
+    session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
+    stores = found.kv.stores if found.kv is not None else ()
+    assert len(session.state.views) == len(found.instances) + len(stores)
+    assert session.state.views["total_blocks"][len(found.instances) :].tolist() == [one.blocks for one in stores]
 
 
 @cache
@@ -143,5 +157,6 @@ def test_the_keys_that_others_build_on() -> None:
     assert {"prefill", "decode", "max_batch", "token_budget", "block_tokens", "kv_blocks"} <= set(config["cluster"])
     linear = composed("hardware=linear")["hardware"]
     assert {"iteration_s", "prefill_token_s", "prefill_token_sq_s", "decode_request_s", "kv_token_s"} <= set(linear)
-    assert {"seed", "out_dir", "leap", "events", "plugins", "slo"} <= set(config)
+    assert {"seed", "out_dir", "leap", "events", "plugins", "slo", "kv"} <= set(config)
+    assert {"dram", "dram_nodes", "dram_gib", "disk", "disk_gib", "media", "index", "changes"} <= set(config["kv"])
     assert set(config["policy"]) == set(SLOTS)
