@@ -1,8 +1,8 @@
 """Requests between instances: into a queue, from prefill to decode, over a network card; the end without service."""
 
 from replay.engine.batching import schedule
-from replay.engine.inserting import insert
 from replay.engine.foresight import foresee
+from replay.engine.inserting import insert
 from replay.engine.jit import kernel
 from replay.engine.kvcache import release_path, row_of
 from replay.engine.links import change_link, send, transfer_ps

@@ -1,4 +1,4 @@
-"""Measure the replay with every tier on, and what its state takes: a pool of DRAM nodes, SSDs, a sharded index, lifetimes.
+"""Measure the replay with every tier on: a pool of DRAM nodes, SSDs, a sharded index, lifetimes; and its memory.
 
 python -m tests.bench.tiers [--requests 1000000] [--runs 3] [--agentic FOLDER_OF_kv-cache-tester]
 """
@@ -18,7 +18,9 @@ from tests.bench.speed import ONE_TIER, SHARED
 from traces.schema import Trace
 from traces.synthetic.make import make
 
-INDEX = {"shards": 4, "lookup_s": 2e-6, "node_s": 1e-7, "gc_node_s": 1e-6, "match": "prefix", "belief": "exact", "lag_s": 0}
+INDEX = {
+    "shards": 4, "lookup_s": 2e-6, "node_s": 1e-7, "gc_node_s": 1e-6, "match": "prefix", "belief": "exact", "lag_s": 0,
+}  # fmt: skip
 KV: dict[str, Any] = {"base": "dram_ssd", "index": INDEX, "ttl_s": 86400.0, "dram_gib": 24.0, "disk_gib": 200.0}
 LEAST_PER_S, MOST_AGENTIC_S = 300_000, 20.0
 HEADINGS = ("hierarchy", "requests/s (CPU)", "events/request", "hit rate: HBM", "DRAM", "disk", "state B/request")
@@ -57,15 +59,18 @@ def measure(name: str, trace: Trace, where: Cluster, runs: int) -> tuple[list[st
     timings = kernel_times(session, runs)
     speed = len(trace) / median([timing.cpu_s for timing in timings])
     summary = made[0].result().summary
-    rates = [summary.get(f"hit_rate_{tier}", 0.0 if tier != "hbm" else summary["hit_rate"]) for tier in ("hbm", "dram", "disk")]
+    hbm = summary.get("hit_rate_hbm", summary["hit_rate"])
+    rates = [hbm, summary.get("hit_rate_dram", 0.0), summary.get("hit_rate_disk", 0.0)]
     cells = [f"{rate:.3f}" for rate in rates if isinstance(rate, float)]
-    return [name, f"{speed / 1e6:.2f} M", f"{timings[0].events / len(trace):.2f}", *cells, f"{per_request(made[0]):.0f}"], speed
+    events = timings[0].events / len(trace)
+    return [name, f"{speed / 1e6:.2f} M", f"{events:.2f}", *cells, f"{per_request(made[0]):.0f}"], speed
 
 
 def per_request(session: Session) -> float:
     """Return the bytes of the state that grow with the requests, for each."""
     state = session.state
-    arrays = [state.requests, state.jobs, *((state.hierarchy.loads, state.hierarchy.parts) if session.cluster.kv else ())]
+    arrays = [state.requests, state.jobs]
+    arrays += [state.hierarchy.loads, state.hierarchy.parts] if session.cluster.kv else []
     return sum(array.nbytes for array in arrays) / len(state.requests)
 
 
@@ -74,7 +79,8 @@ def per_resident_block(session: Session) -> float:
     state, cache = session.state, session.state.cache
     resident = int((state.views["cached_blocks"] + state.instances["pinned_blocks"]).sum())
     used = int((cache.slot_of != -1).sum())
-    return (used * (cache.slots.itemsize + cache.queue.itemsize) + cache.slot_of.nbytes + cache.nodes.nbytes) / max(1, resident)
+    held = used * (cache.slots.itemsize + cache.queue.itemsize)
+    return float(held + cache.slot_of.nbytes + cache.nodes.nbytes) / max(1, resident)
 
 
 def agentic(folder: str) -> bool:
@@ -91,8 +97,8 @@ def agentic(folder: str) -> bool:
         pass
     replayed_s = time.perf_counter() - started_s
     blocks = int(np.diff(trace.prefix()[0]).sum())
-    print(f"agentic trace: {len(trace):,} requests, {blocks:,} block references; loaded in {loaded_s:.1f} s, state and trie "
-          f"in {built_s:.1f} s, replayed in {replayed_s:.2f} s; {per_resident_block(session):.1f} B a resident block")
+    print(f"agentic trace: {len(trace):,} requests, {blocks:,} block references; loaded in {loaded_s:.1f} s, state and "
+          f"trie in {built_s:.1f} s, replayed in {replayed_s:.2f} s; {per_resident_block(session):.1f} B a resident block")
     return gate(f"agentic trace replayed in {built_s + replayed_s:.1f} s", built_s + replayed_s < MOST_AGENTIC_S)
 
 
