@@ -8,7 +8,7 @@ from replay.engine.kvcache import row_of
 
 @kernel
 def foresee(state, r):
-    """Tell the oracle when the nodes of request r, admitted or gone, are used next; they are queued by that, in place."""
+    """Tell the oracle when nodes of request r, admitted or gone, are used next; queue them by that, in place."""
     cluster = state.cluster[0]
     cache = state.cache
     row = cache.path_first[r]

@@ -97,8 +97,9 @@ def agentic(folder: str) -> bool:
         pass
     replayed_s = time.perf_counter() - started_s
     blocks = int(np.diff(trace.prefix()[0]).sum())
+    each = per_resident_block(session)
     print(f"agentic trace: {len(trace):,} requests, {blocks:,} block references; loaded in {loaded_s:.1f} s, state and "
-          f"trie in {built_s:.1f} s, replayed in {replayed_s:.2f} s; {per_resident_block(session):.1f} B a resident block")
+          f"trie in {built_s:.1f} s, replayed in {replayed_s:.2f} s; {each:.1f} B a resident block")
     return gate(f"agentic trace replayed in {built_s + replayed_s:.1f} s", built_s + replayed_s < MOST_AGENTIC_S)
 
 
