@@ -110,6 +110,12 @@ class Session:
 
         return Result.from_session(self)
 
+    def where(self, request: int) -> list[dict[str, Any]]:
+        """List where the KV of a request's prompt lies now, as `replay.tiers.where`."""
+        from replay.tiers import where
+
+        return where(self, request)
+
     def fork(self, policies: Mapping[str, Any] | None = None) -> "Session":
         """Return a copy that goes on alone, under other policies where given."""
         other = object.__new__(Session)

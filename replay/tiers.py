@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from replay.session import Session
 
 NAMES = ("hbm", "dram", "disk")
-COLUMNS = ("lookup_s", "load_s", "exposed_load_s", "hit_tokens_hbm", "hit_tokens_dram", "hit_tokens_disk")
+COLUMNS = ("lookup_s", "load_s", "exposed_load_s", "prefill_s", "transfer_s", "hit_tokens_hbm", "hit_tokens_dram", "hit_tokens_disk")
 GB = 1e9
 
 
@@ -21,6 +21,8 @@ def columns(session: "Session") -> dict[str, pl.Series]:
     lookup_s        : time in the index, queue included
     load_s          : from the start of its load to the end, 0 without one
     exposed_load_s  : what of that the request waited for, not hidden behind its queue or its prefill
+    prefill_s       : from its first admission to its first token: with queue_s this is ttft_s
+    transfer_s      : from its first token until its KV is on a decode instance, 0 where it stays
     hit_tokens_*    : hit_tokens by where they were when the request was routed
     """
     if session.cluster.kv is None:
@@ -28,9 +30,52 @@ def columns(session: "Session") -> dict[str, pl.Series]:
     loads, hits = session.state.hierarchy.loads, session.state.jobs["hit_tokens"]
     found: dict[str, Any] = {name: loads[f"{name[:-2]}_ps"] / PS_PER_S for name in ("lookup_s", "load_s")}
     found["exposed_load_s"] = loads["exposed_ps"] / PS_PER_S
+    jobs = session.state.jobs
+    found["prefill_s"] = _span_s(jobs["scheduled_ps"], jobs["first_token_ps"])
+    moved = (jobs["decode_instance"] >= 0) & (jobs["decode_instance"] != jobs["prefill_instance"])
+    found["transfer_s"] = np.where(moved, _span_s(jobs["first_token_ps"], jobs["deliver_ps"]), 0.0)
     found["hit_tokens_dram"], found["hit_tokens_disk"] = loads["dram_tokens"], loads["disk_tokens"]
     found["hit_tokens_hbm"] = hits - loads["dram_tokens"] - loads["disk_tokens"]
     return {name: pl.Series(name, np.ascontiguousarray(found[name])) for name in COLUMNS}
+
+
+def _span_s(start_ps: np.ndarray, end_ps: np.ndarray) -> np.ndarray:
+    """Return end - start in seconds, 0 where one of them did not happen."""
+    happened = (start_ps >= 0) & (end_ps >= start_ps)
+    return np.where(happened, (end_ps - start_ps) / PS_PER_S, 0.0)
+
+
+def where(session: "Session", request: int) -> list[dict[str, Any]]:
+    """List where the KV of a request's prompt lies now, as the index has it: holder by holder, leaf to root.
+
+    returns : rows of holder (instance, or store counted from 0), tier, node of the trie, blocks of it there; on a disk a row
+              a fragment, with its segment (-1: the memtable) and offset [blocks]
+    """
+    state, rows = session.state, []
+    first = len(session.cluster.instances)
+    for c in range(state.cache.slot_of.shape[1]):
+        store = c - len(state.prefill_views)
+        i = c if store < 0 else first + store
+        name, tier = f"instance {i}" if store < 0 else f"store {store}", NAMES[int(state.instances["tier"][i])]
+        node = int(state.jobs["leaf"][request])
+        while node >= 0:
+            s = int(state.cache.slot_of[node, c])
+            if s != -1:
+                slot = state.cache.slots[s if s >= 0 else -2 - s]
+                rows += _places({"holder": name, "tier": tier, "node": node}, slot, state.hierarchy.fragments)
+            node = int(state.cache.nodes["parent"][node])
+    return rows
+
+
+def _places(place: dict[str, Any], slot: np.void, fragments: np.ndarray) -> list[dict[str, Any]]:
+    if place["tier"] != "disk":
+        return [{**place, "blocks": int(slot["blocks"])}]
+    rows, f = [], int(slot["fragment"])
+    while f >= 0:
+        part = fragments[f]
+        rows.append({**place, "blocks": int(part["blocks"]), "segment": int(part["run"]), "offset": int(part["offset"])})
+        f = int(part["older"])
+    return rows
 
 
 def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
