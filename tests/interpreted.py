@@ -5,6 +5,7 @@ Not collected by itself: `tests/test_interpreted.py` runs this file with NUMBA_D
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -13,17 +14,23 @@ import pytest
 from replay.engine import schema
 from replay.errors import KvreplayError
 from replay.policy import NEVER, policy, registry
-from replay.session import Session, replay
+from replay.session import TIERED_SLOTS, Session, replay
 from tests import test_golden as golden
+from tests.hierarchy_cases import CASES, Case, kv
 from tests.odd_policies import registered
 from tests.scenarios import Scenario, scenario
-from tests.sessions import engine_run
+from tests.sessions import engine_run, finished, session_of
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
 from tests.test_twin import differences
+from tests.test_twin_hierarchy import case_of as tiered_case
+from tests.test_twin_hierarchy import differences as tiered_differences
+from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
+from tests.test_twin_hierarchy import traces_of
 from traces.jit import INTERPRETED
 
 SEEDS, SLICED_SEEDS, MOST_REQUESTS = 110, 10, 24
-GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop")
+TIERED_SEEDS, TIERED_REQUESTS = 90, 18
+GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
 def test_this_is_interpreted() -> None:
@@ -55,6 +62,23 @@ def test_slices_and_steps(odd: None) -> None:
         assert engine_run(case, 1).digest == engine_run(case, leap=False).digest == whole.digest, seed
 
 
+def test_hierarchies(odd: None) -> None:
+    for seed in range(TIERED_SEEDS):
+        assert not tiered_differences(tiered_case(seed, TIERED_REQUESTS)), seed
+
+
+def test_hierarchies_in_slices_and_steps(odd: None) -> None:
+    for seed in range(TIERED_SEEDS, TIERED_SEEDS + SLICED_SEEDS):
+        case = tiered_case(seed, TIERED_REQUESTS)
+        whole = traces_of(finished(session_of(case, events=True)))
+        assert traces_of(finished(session_of(case), 1)) == traces_of(finished(session_of(case, leap=False))) == whole
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_hierarchies_by_hand(odd: None, case: Case) -> None:
+    check_by_hand(case)
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(name: str) -> None:
     assert golden.described(golden.run(name)) == json.loads(golden.PINNED.read_text())[name]
@@ -72,6 +96,8 @@ FAULTS = [
     ("order", lambda request, now_ps: (0.0, float("nan")), schema.BAD_ORDER),
     ("batch", lambda instance, now_ps: (-1, True, False), schema.BAD_BATCH),
     ("evict", lambda node, now_ps: float("nan"), schema.BAD_EVICT),
+    ("fetch", lambda request, instance, offer, now_ps: (2, float("nan")), schema.BAD_FETCH),
+    ("fetch", lambda request, instance, offer, now_ps: (2, -1.0), schema.BAD_FETCH),
     # another type is refused before it reaches the kernel
     ("admit", lambda request, instances, now_ps: None, None),
     ("route", lambda request, instances, now_ps: 0.5, None),
@@ -80,6 +106,9 @@ FAULTS = [
     ("order", lambda request, now_ps: "first", None),
     ("batch", lambda instance, now_ps: 5, None),
     ("evict", lambda node, now_ps: (1.0, 2.0), None),
+    ("fetch", lambda request, instance, offer, now_ps: 2, None),
+    ("fetch", lambda request, instance, offer, now_ps: (0.5, 0.0), None),
+    ("write", lambda node, evicting, now_ps: 0.5, None),
 ]
 
 
@@ -92,7 +121,7 @@ def test_faults(slot: str, function: Callable[..., Any], fault: int | None, monk
     policy(slot)(function)
     try:
         with pytest.raises(KvreplayError, match=slot):
-            replay(TRACE, SPLIT, small_policies(**{slot: "wrong"}))
+            replay(TRACE, SPLIT if slot not in TIERED_SLOTS else TIERED, small_policies(**{slot: "wrong"}))
     finally:
         registry()[slot].pop("wrong")
     assert found == ([] if fault is None else [fault])
@@ -119,3 +148,4 @@ def test_time_beyond_the_range_is_a_sentence(limits: dict[str, int]) -> None:
 TRACE = small_trace([(row * 50, 8, 3) for row in range(12)], [[row % 3, 10 + row % 3] for row in range(12)])
 PROFILE = small_profile(iteration_ps=100, prefill_token_ps=10)
 SPLIT = small_cluster([small_instance(role, PROFILE, kv_blocks=6) for role in ("prefill", "mixed", "decode")])
+TIERED = replace(SPLIT, kv=kv())

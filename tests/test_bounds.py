@@ -3,6 +3,7 @@
 `python -m tests.test_bounds` prints the digests; the test compares those of a process with NUMBA_BOUNDSCHECK=1.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,21 +15,31 @@ import numba
 import numpy as np
 
 from replay.errors import PolicyError
+from replay.session import Session
 from tests import test_golden as golden
 from tests.odd_policies import registered
 from tests.scenarios import scenario
 from tests.sessions import engine_run, finished, session_of
+from tests.test_twin_hierarchy import case_of, traces_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(7000, 7040)
-PROBE = "probe"
+TIERED_SEEDS = range(8000, 8060)
+PROBE, LOADING_SEED = "probe", 8002
 
 
 def digests() -> dict[str, str]:
-    """Replay the scenarios, events on and off, and the golden runs; returns name -> digest."""
+    """Replay the scenarios, events on and off, those with a hierarchy, and the golden runs; returns name -> digest."""
     with registered():
         found = {str(seed): engine_run(scenario(Random(seed), 40), events=seed % 2 == 0).digest for seed in SEEDS}
+        found |= {f"tiers {seed}": tiered_digest(seed) for seed in TIERED_SEEDS}
     return found | {name: golden.run(name).digest for name in golden.RUNS}
+
+
+def tiered_digest(seed: int) -> str:
+    """Replay a scenario with a KV hierarchy; returns a digest of its requests, its loads and its stores."""
+    session = finished(session_of(case_of(seed), events=seed % 2 == 0))
+    return hashlib.sha256(json.dumps(traces_of(session)).encode()).hexdigest()
 
 
 def third(values):
@@ -46,9 +57,17 @@ def checked() -> bool:
 
 
 def kernel_checked() -> bool:
-    """Whether the kernel itself raises when one of its arrays is too short; never try this without checks."""
+    """Whether kernel and hierarchy raise when an array of theirs is too short; never try this without checks."""
     session = session_of(scenario(Random(0), 40))
     session.state = session.state._replace(histogram=np.zeros((3, 1), np.int64))
+    tiered = session_of(case_of(LOADING_SEED))
+    short = tiered.state.hierarchy._replace(parts=tiered.state.hierarchy.parts[:0].copy())
+    tiered.state = tiered.state._replace(hierarchy=short)
+    return raises_index_error(session) and raises_index_error(tiered)
+
+
+def raises_index_error(session: Session) -> bool:
+    """Whether a replay ends because an index left its array."""
     try:
         finished(session)
     except PolicyError as error:
@@ -65,7 +84,8 @@ def test_checked_indices_change_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found.pop(PROBE) is True, "the checks were off"
-    assert any(tmp_path.rglob("compile.advance_table*.nbc")), "the kernel was not compiled with them"
+    for name in ("advance_table", "tiers_at"):
+        assert any(tmp_path.rglob(f"compile.{name}*.nbc")), f"{name} was not compiled with them"
     assert not checked() and found == digests()
 
 

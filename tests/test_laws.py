@@ -1,6 +1,7 @@
 """Laws that hold whatever the policies do: nothing is lost, time never runs back, and Little's law at every station."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 from replay.engine import schema
 from replay.engine.schema import KINDS, State
 from tests.odd_policies import registered
-from tests.scenarios import Scenario, scenario
-from tests.sessions import finished, session_of
+from tests.scenarios import Scenario, hierarchical, scenario
+from tests.sessions import engine_run, finished, session_of
 
 SEEDS = range(3000, 3030)
 FEW_SEEDS = range(3000, 3010)
+SAMPLES = 9
 PLACED = (schema.FETCHING, schema.WAITING, schema.HANDOFF)
 
 
@@ -29,14 +31,23 @@ def case_of(seed: int) -> Scenario:
     return scenario(Random(seed), 25)
 
 
+def tiered_case_of(seed: int) -> Scenario:
+    """Return a small scenario with a KV hierarchy that writes down what its holders keep."""
+    case = hierarchical(case_of(seed), Random(f"hierarchy {seed}"))
+    assert case.cluster.kv is not None
+    return replace(case, cluster=replace(case.cluster, kv=replace(case.cluster.kv, samples=SAMPLES)))
+
+
 def check_blocks(state: State) -> None:
-    """Every KV block of every instance is in one place; a cached prefix has everything before it."""
+    """Every KV block of every instance and store is in one place; a cached prefix has everything before it."""
     views, instances, slots = state.views, state.instances, state.cache.slots
     parts = views["free_blocks"] + views["cached_blocks"] + instances["private_blocks"] + instances["pinned_blocks"]
     assert (parts == views["total_blocks"]).all()
     assert (views["free_blocks"] >= 0).all() and (instances["private_blocks"] >= 0).all()
-    for i in range(state.cache.slot_of.shape[1]):
-        row_of = np.where(state.cache.slot_of[:, i] < -1, -2 - state.cache.slot_of[:, i], state.cache.slot_of[:, i])
+    num_prefill, num_instances = int(state.cluster["num_prefill"][0]), int(state.cluster["num_instances"][0])
+    for c in range(state.cache.slot_of.shape[1]):
+        i = c if c < num_prefill else c - num_prefill + num_instances  # decode instances keep no prefixes
+        row_of = np.where(state.cache.slot_of[:, c] < -1, -2 - state.cache.slot_of[:, c], state.cache.slot_of[:, c])
         resident = row_of >= 0
         rows = slots[row_of[resident]]
         assert (rows["node"] == np.flatnonzero(resident)).all(), "a row serves two nodes or holders"
@@ -45,7 +56,7 @@ def check_blocks(state: State) -> None:
         for row in rows:
             node = state.cache.nodes[row["node"]]
             assert 0 < row["blocks"] <= node["blocks"]
-            assert (row["blocks"] == node["blocks"]) == (state.cache.slot_of[row["node"], i] >= 0)
+            assert (row["blocks"] == node["blocks"]) == (state.cache.slot_of[row["node"], c] >= 0)
             if node["parent"] >= 0:
                 above = slots[row_of[node["parent"]]]
                 assert resident[node["parent"]] and above["blocks"] == state.cache.nodes[node["parent"]]["blocks"]
@@ -56,7 +67,8 @@ def check_requests(state: State) -> None:
     """The counts of the views are the requests that are there, each in one place."""
     stage, jobs, views = state.jobs["stage"], state.jobs, state.views
     where = np.where(stage == schema.HANDOFF, jobs["decode_instance"], jobs["instance"])
-    for i in range(len(views)):
+    where = np.where(stage == schema.FETCHING, jobs["prefill_instance"], where)  # of a fetch, or a load it waits for
+    for i in range(int(state.cluster["num_instances"][0])):
         assert views["waiting"][i] == np.count_nonzero(np.isin(stage, PLACED) & (where == i))
         decoding = np.count_nonzero((stage == schema.DECODING) & (jobs["decode_instance"] == i))
         prefilling = np.count_nonzero((stage == schema.PREFILLING) & (jobs["instance"] == i))
@@ -66,10 +78,11 @@ def check_requests(state: State) -> None:
     assert state.cluster["gone"][0] == np.count_nonzero(stage == schema.GONE)
 
 
+@pytest.mark.parametrize("case", [case_of, tiered_case_of])
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_conservation_after_every_event(seed: int) -> None:
+def test_conservation_after_every_event(seed: int, case: Callable[[int], Scenario]) -> None:
     """Blocks and requests are conserved, and time never runs back, event by event."""
-    session = session_of(case_of(seed))
+    session = session_of(case(seed))
     now_ps, done = 0, False
     while not done:
         done = session.advance(1)
@@ -79,10 +92,11 @@ def test_conservation_after_every_event(seed: int) -> None:
         check_requests(session.state)
 
 
+@pytest.mark.parametrize("case", [case_of, tiered_case_of])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_is_left_at_the_end(seed: int) -> None:
+def test_nothing_is_left_at_the_end(seed: int, case: Callable[[int], Scenario]) -> None:
     """Empty queues, no block in use, no token owed; every request has one row and one end."""
-    state = finished(session_of(case_of(seed))).state
+    state = finished(session_of(case(seed))).state
     check_blocks(state)
     check_requests(state)
     held = state.cluster["held_count"][0]
@@ -96,9 +110,33 @@ def test_nothing_is_left_at_the_end(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_rows_are_consistent(seed: int) -> None:
+def test_what_is_written_down_is_what_was_kept(seed: int) -> None:
+    """Looking changes nothing; samples are evenly apart, from the start, as many as asked for at most, in bounds."""
+    case = tiered_case_of(seed)
+    session = session_of(case)
+    session.state.cluster["sample_ps"] = 300  # a second is longer than these replays
+    finished(session)
+    kv = case.cluster.kv
+    assert kv is not None
+    unseen = replace(case, cluster=replace(case.cluster, kv=replace(kv, samples=0)))
+    assert engine_run(unseen).digest == session.result().digest and "occupancy" not in engine_run(unseen).tables
+    frame = session.result().tables["occupancy"]
+    assert frame.width == 1 + len(session.state.prefill_views) + len(kv.stores) and 1 <= len(frame) <= SAMPLES
+    gaps = np.diff(session.state.hierarchy.occupancy[: len(frame), 0])
+    assert len(frame) > SAMPLES // 3 or len(gaps) <= 1 or gaps[0] == 300, "rows are thinned no more than needed"
+    assert frame["time_s"][0] == 0.0 and len(set(gaps.tolist())) <= 1 and (gaps > 0).all()
+    views = session.state.views
+    first = int(session.state.cluster["num_instances"][0])
+    sizes = [*views["total_blocks"][: len(session.state.prefill_views)], *views["total_blocks"][first:]]
+    kept = frame.drop("time_s").to_numpy()
+    assert (kept >= 0).all() and (kept <= np.array(sizes)).all()
+
+
+@pytest.mark.parametrize("case", [case_of, tiered_case_of])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rows_are_consistent(seed: int, case: Callable[[int], Scenario]) -> None:
     """The times of a request are in order, and it has all its tokens or a reason."""
-    session = finished(session_of(case_of(seed)))
+    session = finished(session_of(case(seed)))
     rows = session.result().requests
     assert len(rows) == len(session.trace)
     for row in rows.iter_rows(named=True):
@@ -112,10 +150,11 @@ def test_rows_are_consistent(seed: int) -> None:
         assert 0 <= row["hit_tokens"] < row["prompt_tokens"]
 
 
+@pytest.mark.parametrize("case", [case_of, tiered_case_of])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_tokens_are_conserved(seed: int) -> None:
+def test_tokens_are_conserved(seed: int, case: Callable[[int], Scenario]) -> None:
     """Prefill computed what no cache gave, once more for each preemption; gaps number the tokens but the first."""
-    state = finished(session_of(case_of(seed))).state
+    state = finished(session_of(case(seed))).state
     jobs, requests = state.jobs, state.requests
     began, generated = jobs["scheduled_ps"] >= 0, int(requests["generated_tokens"].sum())
     assert state.instances["tokens_out"].sum() == generated
