@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from replay.session import Session
 
 NAMES = ("hbm", "dram", "disk")
-COLUMNS = ("lookup_s", "load_s", "exposed_load_s", "prefill_s", "transfer_s", "hit_tokens_hbm", "hit_tokens_dram", "hit_tokens_disk")
+COLUMNS = (
+    "lookup_s", "load_s", "exposed_load_s", "prefill_s", "transfer_s", "hit_tokens_hbm", "hit_tokens_dram",
+    "hit_tokens_disk",
+)  # fmt: skip
 GB = 1e9
 
 
@@ -48,8 +51,8 @@ def _span_s(start_ps: np.ndarray, end_ps: np.ndarray) -> np.ndarray:
 def where(session: "Session", request: int) -> list[dict[str, Any]]:
     """List where the KV of a request's prompt lies now, as the index has it: holder by holder, leaf to root.
 
-    returns : rows of holder (instance, or store counted from 0), tier, node of the trie, blocks of it there; on a disk a row
-              a fragment, with its segment (-1: the memtable) and offset [blocks]
+    returns : rows of holder (instance, or store counted from 0), tier, node of the trie, blocks of it there; on a disk
+              a row a fragment, with its segment (-1: the memtable) and offset [blocks]
     """
     state, rows = session.state, []
     first = len(session.cluster.instances)
@@ -73,7 +76,8 @@ def _places(place: dict[str, Any], slot: np.void, fragments: np.ndarray) -> list
     rows, f = [], int(slot["fragment"])
     while f >= 0:
         part = fragments[f]
-        rows.append({**place, "blocks": int(part["blocks"]), "segment": int(part["run"]), "offset": int(part["offset"])})
+        where_in = {"segment": int(part["run"]), "offset": int(part["offset"])}
+        rows.append({**place, "blocks": int(part["blocks"]), **where_in})
         f = int(part["older"])
     return rows
 

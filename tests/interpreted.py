@@ -84,6 +84,16 @@ def test_golden(name: str) -> None:
     assert golden.described(golden.run(name)) == json.loads(golden.PINNED.read_text())[name]
 
 
+def test_the_oracle_finds_more_than_lru() -> None:
+    """Belady's policy needs the next use of every node as requests are admitted, queue and are refused."""
+    shape, cluster, _ = golden.RUNS["overload_preempts"]
+    hits = {}
+    for evict in ("oracle_belady", "lru"):
+        policies = small_policies(evict=evict, admit=("queue_limit", {"limit": 40}))
+        hits[evict] = int(replay(golden.trace(**shape), cluster, policies, slo=golden.SLO).requests["hit_tokens"].sum())
+    assert hits["oracle_belady"] > hits["lru"] > 0
+
+
 # slot, answer, fault
 FAULTS = [
     ("route", lambda request, instances, now_ps: len(instances), schema.BAD_ROUTE),

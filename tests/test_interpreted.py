@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = (
-    "kernel", "batching", "stalls", "kvcache", "inserting", "evicting", "eviction_queue", "phases", "queues", "routing",
+    "kernel", "batching", "stalls", "kvcache", "inserting", "evicting", "eviction_queue", "foresight", "phases", "queues",
+    "routing",
     "observing", "handoff", "preemption", "links", "timing", "tree", "load", "hierarchy", "tiers", "planning",
     "movement", "writes", "elastic", "lifetime", "placement", "index", "timers", "disk", "disks", "fragments",
     "compaction", "notes",
