@@ -15,11 +15,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = (
-    "kernel", "batching", "stalls", "kvcache", "inserting", "evicting", "eviction_queue", "foresight", "phases", "queues",
-    "routing",
-    "observing", "handoff", "preemption", "links", "timing", "tree", "load", "hierarchy", "tiers", "planning",
-    "movement", "writes", "elastic", "lifetime", "placement", "index", "timers", "disk", "disks", "fragments",
-    "compaction", "notes",
+    "kernel", "batching", "stalls", "kvcache", "inserting", "evicting", "eviction_queue", "foresight", "phases",
+    "queues", "routing", "observing", "handoff", "preemption", "links", "timing", "tree", "load", "hierarchy",
+    "tiers", "planning", "movement", "writes", "elastic", "lifetime", "placement", "index", "timers", "disk",
+    "disks", "fragments", "compaction", "notes",
 )  # fmt: skip
 LEFT_OUT = ("__init__", "adapters", "answers", "compile", "draws", "jit", "schema", "state", "tier_schema")
 LEAST_SHARE = 0.95
