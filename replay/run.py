@@ -156,6 +156,8 @@ class Runner:
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
+        if cluster.kv is not None:
+            _announce_tiers()
         return Session(
             trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
             gaps=checked.gaps,
@@ -224,6 +226,15 @@ def _first_interrupt() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _announce_tiers() -> None:
+    """Say why a first run with a KV hierarchy takes a while."""
+    from replay.engine import compile
+
+    if not compile.tiers_are_compiled():
+        duration = f"about {compile.USUAL_TIERS_SECONDS} s"
+        show(f"compiling the KV hierarchy once for this version ({duration}); later runs start at once", stderr=True)
 
 
 def _compile() -> None:

@@ -15,7 +15,7 @@ from replay.engine.state import policies_at, state_at, state_from, table
 from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
-USUAL_SECONDS = 20  # on the machine of the README's figures
+USUAL_SECONDS, USUAL_TIERS_SECONDS = 35, 20  # on a machine like that of the README's figures
 
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
@@ -74,6 +74,11 @@ def load() -> None:
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
+def tiers_are_compiled() -> bool:
+    """Whether the part that runs a KV hierarchy is at hand without compiling."""
+    return INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.tiers_at*.nbc")))
+
+
 @cache
 def hierarchy_function(there: bool) -> Callable[..., int]:
     """Return the function that runs the hierarchy, compiled or loaded before first use, or a stand-in without one."""
@@ -82,7 +87,7 @@ def hierarchy_function(there: bool) -> Callable[..., int]:
         from replay.engine.tiers import operate as _operate  # only here: a run without a hierarchy need not compile it
     if INTERPRETED:
         return tiers_at if there else no_tiers
-    if there and not (FOLDER is not None and any(FOLDER.rglob("compile.tiers_at*.nbc"))):
+    if there and not tiers_are_compiled():
         compile_helpers(needed_by("replay.engine.tiers"))
     return entry(TIERS)(tiers_at if there else no_tiers)
 
