@@ -92,8 +92,9 @@ def hierarchy(summary: Mapping[str, Value]) -> list[RenderableType]:
     lines = [f"hit rate {number(summary['hit_rate'])}: {rates}"]
     if summary["loads"]:
         hidden = summary["hidden_share"]
-        share = f", {100 * hidden:.1f} % of it hidden" if isinstance(hidden, float) else ""
-        lines[0] += f"; {summary['loads']:,} loads of {number(summary['load_s_mean'])} s on average{share}"
+        share = f", {100 * hidden:.1f} % of their time hidden" if isinstance(hidden, float) else ""
+        came = f"{summary['loads_used']:,} in time"
+        lines[0] += f"; {summary['loads']:,} loads of {number(summary['load_s_mean'])} s on average, {came}{share}"
     moved = (("load_dram_gb", "loaded from DRAM"), ("load_disk_gb", "loaded from disk"), ("write_gb", "written"),
              ("spill_gb", "spilled to disk"), ("compaction_write_gb", "rewritten by compaction"),
              ("write_dropped_gb", "not written (links busy)"), ("lost_gb", "lost"))  # fmt: skip

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from replay.engine.disks import amplifications
 from replay.metrics import PS_PER_S, Value
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
     """Return what a hierarchy adds to the summary; nothing without one.
 
     hit_rate_*      : hit tokens by tier / prompt tokens, over admitted requests; they add up to hit_rate
-    hidden_share    : share of the load time that no request waited for; None if nothing was loaded
+    loads_used      : loads that brought hit tokens; the others came too late, or what they extend was gone
+    hidden_share    : share of the load time of these that no request waited for; None if there is none
     *_gb            : bytes moved by path: loads from DRAM and from disk, writes to stores, spills from DRAM to disk,
                       flushes, compactions
     *_amplification : write: bytes written to media / flushed bytes; space: bytes in segments / living bytes;
@@ -101,9 +103,11 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
         f"hit_rate_{name}": _total(admitted[f"hit_tokens_{name}"]) / prompt if prompt else None for name in NAMES
     }
     loaded = requests.filter(pl.col("load_s") > 0)
-    total_s, exposed_s = float(loaded["load_s"].sum()), float(loaded["exposed_load_s"].sum())
+    used = loaded.filter(pl.col("hit_tokens_dram") + pl.col("hit_tokens_disk") > 0)
+    total_s, exposed_s = float(used["load_s"].sum()), float(used["exposed_load_s"].sum())
     found |= {
         "loads": len(loaded),
+        "loads_used": len(used),
         "load_s_mean": loaded["load_s"].mean(),  # type: ignore[dict-item]
         "load_s_p99": loaded["load_s"].quantile(0.99, "linear"),
         "exposed_load_s_mean": loaded["exposed_load_s"].mean(),  # type: ignore[dict-item]
@@ -139,13 +143,11 @@ def _moved(session: "Session", block_bytes: int) -> dict[str, Value]:
     }
     moved = ("load_disk_gb", "flush_gb", "compaction_read_gb", "compaction_write_gb")
     found["disk_io_tb"] = sum(float(found[name] or 0.0) for name in moved) / 1000.0
-    flushed, rewritten = int(media["flush_blocks"].sum()), int(media["compact_write_blocks"].sum())
-    written = int(hierarchy.disks["written_blocks"].sum())
-    living = written - int(hierarchy.disks["dead_blocks"].sum())
+    write, space = amplifications(media, hierarchy.disks)
     loads = int(rows["reads"][disk].sum())
     found |= {
-        "write_amplification": (flushed + rewritten) / flushed if flushed else None,
-        "space_amplification": written / living if living else None,
+        "write_amplification": write,
+        "space_amplification": space,
         "read_amplification": int(media["read_ops"].sum()) / loads if loads else None,
     }
     return found

@@ -43,17 +43,24 @@ def _free_rows(count: int, dtype: np.dtype) -> np.ndarray:
     return rows
 
 
-def disk_figures(hierarchy: Hierarchy, d: int) -> dict[str, float]:
-    """Return the totals of the media of disk d, and two ratios, 0 before the first flush.
+def amplifications(media: np.ndarray, disks: np.ndarray) -> tuple[float | None, float | None]:
+    """Return write and space amplification of disks, None before the first flush.
 
-    write_amplification : blocks written by flushes and merges, for each block flushed
-    space_amplification : blocks in runs, for each block that lives in them
+    media, disks : MEDIUM and DISK rows of the same disks
+    returns      : blocks written by flushes and merges, for each block flushed; blocks in runs, for each that lives
     """
+    flushed, written = int(media["flush_blocks"].sum()), int(disks["written_blocks"].sum())
+    living = written - int(disks["dead_blocks"].sum())
+    rewritten = int(media["compact_write_blocks"].sum())
+    return (flushed + rewritten) / flushed if flushed else None, written / living if living else None
+
+
+def disk_figures(hierarchy: Hierarchy, d: int) -> dict[str, float]:
+    """Return the totals of the media of disk d, and write_ and space_amplification, 0 before the first flush."""
     disk = hierarchy.disks[d]
     media = hierarchy.media[int(disk["media"]) : int(disk["media"] + disk["media_count"])]
     names = ("read_ops", "read_blocks", "flush_blocks", "compact_read_blocks", "compact_write_blocks", "busy_ps")
     figures: dict[str, float] = {name: int(media[name].sum()) for name in names}
-    flushed, living = figures["flush_blocks"], int(disk["written_blocks"] - disk["dead_blocks"])
-    figures["write_amplification"] = (flushed + figures["compact_write_blocks"]) / flushed if flushed else 0.0
-    figures["space_amplification"] = int(disk["written_blocks"]) / living if living else 0.0
+    write, space = amplifications(media, hierarchy.disks[d : d + 1])
+    figures |= {"write_amplification": write or 0.0, "space_amplification": space or 0.0}
     return figures
