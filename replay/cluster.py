@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replay.errors import ConfigError
+from replay.fabric import Fabric
 from replay.hardware import Profile, build, refuse_overflow
 from replay.hardware.conf import load, node
 from replay.hardware.fields import count, keys, number
@@ -51,6 +52,8 @@ class Cluster:
     prefix_cache: bool
     gpus: int
     kv: Kv | None = None
+    fabric: Fabric | None = None
+    chunked: bool = False
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:

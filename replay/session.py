@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replay.engine import adapters, compile, load, schema
+from replay.engine.wires import make_room
 from replay.errors import ConfigError, EngineError, PolicyError
 from replay.hardware import refuse_overflow
 from replay.policy import SLOTS, Chosen, choose
@@ -93,6 +94,7 @@ class Session:
         except Exception as error:
             raise self._raised(error) from error
         self.kernel_s += time.perf_counter() - started
+        self.state = make_room(self.state)
         if self.events:
             self._drain_log(stuck=int(self.state.cluster["events"][0]) == before and code == schema.PAUSED)
         if code == schema.FAULT:
@@ -128,11 +130,12 @@ class Session:
         return other
 
     def _compiled(self) -> list[Any]:
-        """Return what the event loop calls: a function a policy slot, then the one that runs the hierarchy."""
+        """Return what the event loop calls: a function a policy slot, then those of the hierarchy and the fabric."""
         tiered = self.cluster.kv is not None
         functions = [adapters.adapter(self.policies[slot]) if tiered or slot not in TIERED_SLOTS
                      else compile.stand_in(slot) for slot in SLOTS]  # fmt: skip
-        return [*functions, compile.hierarchy_function(tiered)]
+        return [*functions, compile.hierarchy_function(tiered),
+                compile.fabric_function(self.cluster.fabric is not None)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])

@@ -42,7 +42,9 @@ SIGNATURES = {
     "write": t.int64(PREFIX_ROW, t.int64, t.int64, TUNABLES),
 }
 TIERS = t.int64(t.int64, t.int64, t.int64, t.int64)  # address of the state, operation, request or other, instance
-FUNCTION_TYPES = {slot: t.FunctionType(signature) for slot, signature in {**SIGNATURES, "tiers": TIERS}.items()}
+FABRIC = t.int64(*[t.int64] * 7)  # address of the state, operation, two endpoints or other, bytes, kind, what for
+FUNCTION_TYPES = {slot: t.FunctionType(signature)
+                  for slot, signature in {**SIGNATURES, "tiers": TIERS, "fabric": FABRIC}.items()}
 ROWS = {"admit": schema.ADMIT, "route": schema.ROUTE, "decode": schema.DECODE_ROUTE, "order": schema.ORDER,
         "batch": schema.BATCH, "evict": schema.EVICT, "fetch": schema.FETCH, "write": schema.WRITE_SLOT}
 

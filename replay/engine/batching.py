@@ -34,6 +34,7 @@ from replay.engine.stalls import begin_stall, counted_blocks, credit_tiers, may_
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_CONCLUDE
 from replay.engine.timing import iteration_cost, leap_ps
+from replay.engine.traffic import start_traffic
 from replay.engine.tree import set_event
 
 
@@ -194,6 +195,8 @@ def admit_one(state, i, r, need, left, node):
             job.hit_tokens = context - left
             if state.cluster[0].tiered:
                 credit_tiers(state, i, r)
+        if state.cluster[0].fabric:
+            state.wires.transits[r].cached = context - left
     note(state, LOG_ADMIT, r, i, context - left)
 
 
@@ -302,4 +305,6 @@ def schedule(state, policies, i):
         squares += more_squares
     decodes = view.decoding > 0 and (decode != 0 or given == 0)
     begin_phase(state, i, given, squares, decodes, pressed)
+    if state.cluster[0].fabric and (given > 0 or instance.awaited_loads > 0):
+        start_traffic(state, policies, i, given)
     return admitted

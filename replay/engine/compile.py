@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import types as t
 
-from replay.engine.adapters import FUNCTION_TYPES, SIGNATURES, TIERS
+from replay.engine.adapters import FABRIC, FUNCTION_TYPES, SIGNATURES, TIERS
 from replay.engine.jit import compile_helpers
 from replay.engine.kernel import advance
 from replay.engine.schema import Policies, State
@@ -15,10 +15,11 @@ from replay.engine.state import policies_at, state_at, state_from, table
 from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
-USUAL_SECONDS, USUAL_TIERS_SECONDS = 35, 20  # on a machine like that of the README's figures
+USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a machine like that of the README's figures
 
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
+_operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
 
 
 def is_compiled() -> bool:
@@ -26,15 +27,20 @@ def is_compiled() -> bool:
     return bool(_compiled) or INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.advance_table*.nbc")))
 
 
-def advance_table(words, admit, route, decode, order, batch, evict, fetch, write, tiers, max_events):
+def advance_table(words, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric, max_events):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
-    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, tiers)
+    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric)
     return advance(state_at(words), policies, max_events)
 
 
 def tiers_at(address, operation, what, i):
     """Run `operate` on the state at an address."""
     return _operate(state_from(address), operation, what, i)
+
+
+def fabric_at(address, operation, a, b, size_bytes, kind, what):
+    """Run `operate_fabric` on the state at an address."""
+    return _operate_fabric(state_from(address), operation, a, b, size_bytes, kind, what)
 
 
 def no_fetch(request, instance, offer, now_ps, tunables):
@@ -52,10 +58,15 @@ def no_tiers(address, operation, what, i):
     return 0
 
 
+def no_fabric(address, operation, a, b, size_bytes, kind, what):
+    """Stand in for the fabric where there is none."""
+    return 0
+
+
 def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> int:
     """Run `advance` on a state, modified in place; compiled before first use, in seconds when the cache is empty.
 
-    functions : adapters in the order of SLOTS, then `tiers()`
+    functions : adapters in the order of SLOTS, then those of the hierarchy and of the fabric
     returns   : DONE, PAUSED or FAULT
     """
     if INTERPRETED:
@@ -70,7 +81,7 @@ def load() -> None:
     if not _compiled and not INTERPRETED:
         if not is_compiled():
             compile_helpers(needed_by("replay.engine.kernel"))
-        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers")]
+        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric")]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
@@ -90,6 +101,24 @@ def hierarchy_function(there: bool) -> Callable[..., int]:
     if there and not tiers_are_compiled():
         compile_helpers(needed_by("replay.engine.tiers"))
     return entry(TIERS)(tiers_at if there else no_tiers)
+
+
+def fabric_is_compiled() -> bool:
+    """Whether the part that runs a fabric is at hand without compiling."""
+    return INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.fabric_at*.nbc")))
+
+
+@cache
+def fabric_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs the fabric, compiled or loaded before first use, or a stand-in without one."""
+    global _operate_fabric
+    if there:
+        from replay.engine.fabric import operate_fabric as _operate_fabric
+    if INTERPRETED:
+        return fabric_at if there else no_fabric
+    if there and not fabric_is_compiled():
+        compile_helpers(needed_by("replay.engine.fabric"))
+    return entry(FABRIC)(fabric_at if there else no_fabric)
 
 
 def needed_by(name: str) -> frozenset[str]:

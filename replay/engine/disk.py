@@ -2,11 +2,24 @@
 
 from replay.engine.compaction import flush, memtable_full, merge_all, merge_level, needs_compaction
 from replay.engine.evicting import column_of
+from replay.engine.fabric_schema import COMPACTION
 from replay.engine.fragments import begin_read, read_cost, rows_left
 from replay.engine.inserting import insert
-from replay.engine.jit import kernel
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import row_of
 from replay.engine.lifetime import collect
+from replay.engine.schema import NONE
+from replay.engine.shipping import ship
+
+
+@inlined
+def moved_blocks(hierarchy, d):
+    """Return how many blocks flushes and merges of disk d have read and written so far."""
+    total = 0
+    for m in range(hierarchy.disks[d].media, hierarchy.disks[d].media + hierarchy.disks[d].media_count):
+        medium = hierarchy.media[m]
+        total += medium.flush_blocks + medium.compact_read_blocks + medium.compact_write_blocks
+    return total
 
 
 @kernel
@@ -21,6 +34,8 @@ def put(state, s, node, upto_blocks, whole):
     insert(state, i, node, upto_blocks, whole)
     if d < 0 or not memtable_full(hierarchy, d):
         return
+    ships = state.cluster[0].fabric and s == state.cluster[0].common_store
+    before = moved_blocks(hierarchy, d) if ships else 0
     flush(hierarchy, d, now_ps)
     level = needs_compaction(hierarchy, d)
     while level >= 0:
@@ -28,6 +43,8 @@ def put(state, s, node, upto_blocks, whole):
             collect(state, i)
         merge_level(hierarchy, d, level, now_ps)
         level = needs_compaction(hierarchy, d)
+    if ships and moved_blocks(hierarchy, d) > before:
+        ship(state, i, i, moved_blocks(hierarchy, d) - before, COMPACTION, NONE)
 
 
 @kernel

@@ -48,6 +48,29 @@ def _uniform_compiled(key, stream):
     return np.float64(value >> np.uint64(11)) * 2.0**-53
 
 
+def _blend_interpreted(key, value):
+    return mix(int(key) ^ int(value))
+
+
+def _blend_compiled(key, value):
+    mixed = (np.uint64(key) ^ np.uint64(value)) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _pick_interpreted(hashed, count):
+    return int(hashed) % int(count)
+
+
+def _pick_compiled(hashed, count):
+    return np.int64(hashed % np.uint64(count))
+
+
+blend = _blend_interpreted if INTERPRETED else numba.njit(nogil=True)(_blend_compiled)
+blend.__doc__ = """Return `mix` of key ^ value, uint64; value >= 0."""
+pick = _pick_interpreted if INTERPRETED else numba.njit(nogil=True)(_pick_compiled)
+pick.__doc__ = """Return a hash modulo a count, int64."""
 uniform = _uniform_interpreted if INTERPRETED else numba.njit(nogil=True)(_uniform_compiled)
 uniform.__doc__ = """Return a uniform draw in [0, 1) that depends on (key, stream) only.
 

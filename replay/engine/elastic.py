@@ -3,11 +3,13 @@
 from replay.engine.compaction import wipe
 from replay.engine.disk import put
 from replay.engine.evicting import is_dead
+from replay.engine.fabric_schema import DRAIN_KIND
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import deepest_resident, resident_blocks, row_of
 from replay.engine.lifetime import drop_all
 from replay.engine.placement import assign
 from replay.engine.schema import NONE
+from replay.engine.shipping import ship
 from replay.engine.tier_schema import DEADLINE, DEPART, DRAIN, DRAINED, JOIN, NODES, NOTHING
 from replay.engine.timers import push_timer
 
@@ -73,18 +75,22 @@ def drain_next(state, s):
         if there >= end or there < slot.start_blocks:
             continue
         target = hierarchy.stores[to]
-        slower_fs = max(store.read_block_fs, target.write_block_fs)
-        begin_ps = max(cluster.now_ps, store.read_free_ps, target.write_free_ps)
-        end_ps = begin_ps + slower_fs * slot.blocks // 1000
-        store.read_free_ps = end_ps
-        target.write_free_ps = end_ps
         store.moving = node
         complete = slot.blocks == cache.nodes[node].blocks
         store.moving_end = -end if slot.whole and complete else end
         store.moving_to = to
         store.moving_epoch = target.epoch
         store.drained_blocks += slot.blocks
-        push_timer(state, end_ps, DRAINED, s * 65536 + store.epoch % 65536)
+        moving = s * 65536 + store.epoch % 65536
+        if cluster.fabric:
+            ship(state, cluster.num_instances + s, cluster.num_instances + to, slot.blocks, DRAIN_KIND, moving)
+            return NOTHING
+        slower_fs = max(store.read_block_fs, target.write_block_fs)
+        begin_ps = max(cluster.now_ps, store.read_free_ps, target.write_free_ps)
+        end_ps = begin_ps + slower_fs * slot.blocks // 1000
+        store.read_free_ps = end_ps
+        target.write_free_ps = end_ps
+        push_timer(state, end_ps, DRAINED, moving)
         return NOTHING
     return depart(state, s)
 

@@ -1,17 +1,17 @@
 """Requests between instances: into a queue, from prefill to decode, over a network card; the end without service."""
 
 from replay.engine.batching import schedule
+from replay.engine.fabric_schema import WHOLE
 from replay.engine.foresight import foresee
 from replay.engine.inserting import insert
 from replay.engine.jit import kernel
 from replay.engine.kvcache import release_path, row_of
 from replay.engine.links import change_link, send, transfer_ps
-from replay.engine.notes import fault, note
-from replay.engine.phases import blocks_for, change_count, cut, settle
+from replay.engine.notes import note
+from replay.engine.phases import change_count, cut, settle
 from replay.engine.preemption import push_waiting, release_blocks
 from replay.engine.queues import pop_link
 from replay.engine.schema import (
-    BAD_DECODE,
     DECODE,
     FAILED,
     GONE,
@@ -23,6 +23,7 @@ from replay.engine.schema import (
     NEVER_PS,
     NONE,
 )
+from replay.engine.traffic import choose_target, send_part
 from replay.engine.tree import set_event
 
 
@@ -77,57 +78,14 @@ def wake(state, policies, i):
 
 
 @kernel
-def handoff(state, policies, i, r):
-    """Send request r, prefilled on instance i, to a decode instance. Modified in place. faults: BAD_DECODE."""
-    cluster = state.cluster[0]
-    job = state.jobs[r]
-    request = state.requests[r]
-    count = cluster.num_instances - cluster.first_decode
-    if cluster.decode_reads_blocks:
-        for k in range(cluster.first_decode, cluster.num_instances):
-            settle(state, k)
-    chosen, _ = policies.decode(request, state.decode_views, cluster.now_ps, state.tunables)
-    if chosen < 0 or chosen >= count:
-        fault(state, BAD_DECODE, r, chosen)
-        return
-    j = cluster.first_decode + chosen
-    view = state.views[j]
-    job.decode_instance = j
-    change_count(state, i)
-    state.views[i].running -= 1
-    if blocks_for(request.prompt_tokens + job.output_tokens - 1, view.block_tokens) > view.total_blocks:
-        note(state, LOG_FAIL, r, j, 0)
-        release_blocks(state, policies, i, r)
-        end_unserved(state, r, FAILED)
-        return
-    change_count(state, j)
-    view.waiting += 1
-    view.sent += 1
-    view.waiting_tokens += request.prompt_tokens + 1
-    job.stage = HANDOFF
-    instance = state.instances[i]
-    carry_ps = transfer_ps(state, i, request.prompt_tokens)
-    done_ps = max(cluster.now_ps, instance.nic_free_ps) + carry_ps
-    if cluster.layerwise:
-        layers = state.cost.profiles[instance.profile].layers
-        early_ps = max(job.scheduled_ps, instance.nic_free_ps) + carry_ps
-        done_ps = max(early_ps, cluster.now_ps + carry_ps // layers)
-    note(state, LOG_HANDOFF, r, i, request.prompt_tokens)
-    send(state, i, r, done_ps)
-
-
-@kernel
-def deliver(state, policies, i):
-    """Handle the delivery of what the network card of instance i carried first. Modified in place."""
-    instance = state.instances[i]
-    r = pop_link(state.jobs, instance)
-    change_link(state, i, -1)
-    following = instance.link_head
-    set_event(state.tree, i, NEVER_PS if following < 0 else state.jobs[following].deliver_ps)
+def arrived(state, policies, i, r):
+    """Let request r, whose KV came from instance i, go on where it came to. Modified in place."""
     job = state.jobs[r]
     settle(state, i)
     if job.stage == HANDOFF:
         target = job.decode_instance
+        if state.cluster[0].fabric:
+            state.wires.transits[r].deliver_ps = state.cluster[0].now_ps
         note(state, LOG_DELIVER, r, target, 0)
         release_blocks(state, policies, i, r)
         job.prefill_left = 0
@@ -148,3 +106,59 @@ def deliver(state, policies, i):
                 cut(state, target)
     enqueue(state, policies, target, r)
     wake(state, policies, i)
+
+
+@kernel
+def hand_over_fabric(state, policies, i, r):
+    """Send request r, whose prefill on instance i is complete, over the fabric as far as it was not sent. In place."""
+    transit = state.wires.transits[r]
+    transit.ready_ps = state.cluster[0].now_ps
+    transit.ready = 1
+    note(state, LOG_HANDOFF, r, i, state.requests[r].prompt_tokens)
+    if state.wires.net[0].handoff == WHOLE:
+        send_part(state, i, r, state.requests[r].prompt_tokens)
+    elif transit.under_way == 0:
+        arrived(state, policies, i, r)
+
+
+@kernel
+def handoff(state, policies, i, r):
+    """Send request r, prefilled on instance i, to a decode instance. Modified in place. faults: BAD_DECODE."""
+    cluster = state.cluster[0]
+    job = state.jobs[r]
+    request = state.requests[r]
+    chosen_before = cluster.fabric and job.decode_instance >= 0
+    able = state.wires.transits[r].able != 0 if chosen_before else choose_target(state, policies, i, r)
+    if cluster.fault != 0:
+        return
+    change_count(state, i)
+    state.views[i].running -= 1
+    if not able:
+        note(state, LOG_FAIL, r, job.decode_instance, 0)
+        release_blocks(state, policies, i, r)
+        end_unserved(state, r, FAILED)
+        return
+    job.stage = HANDOFF
+    if cluster.fabric:
+        hand_over_fabric(state, policies, i, r)
+        return
+    instance = state.instances[i]
+    carry_ps = transfer_ps(state, i, request.prompt_tokens)
+    done_ps = max(cluster.now_ps, instance.nic_free_ps) + carry_ps
+    if cluster.layerwise:
+        layers = state.cost.profiles[instance.profile].layers
+        early_ps = max(job.scheduled_ps, instance.nic_free_ps) + carry_ps
+        done_ps = max(early_ps, cluster.now_ps + carry_ps // layers)
+    note(state, LOG_HANDOFF, r, i, request.prompt_tokens)
+    send(state, i, r, done_ps)
+
+
+@kernel
+def deliver(state, policies, i):
+    """Handle the delivery of what the network card of instance i carried first. Modified in place."""
+    instance = state.instances[i]
+    r = pop_link(state.jobs, instance)
+    change_link(state, i, -1)
+    following = instance.link_head
+    set_event(state.tree, i, NEVER_PS if following < 0 else state.jobs[following].deliver_ps)
+    arrived(state, policies, i, r)

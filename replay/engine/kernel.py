@@ -1,6 +1,7 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
 from replay.engine.batching import schedule
+from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
 from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
@@ -8,7 +9,7 @@ from replay.engine.notes import fault, note
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop, push
-from replay.engine.routing import arrive, drain, tier_event
+from replay.engine.routing import arrive, drain, fabric_event, tier_event
 from replay.engine.schema import (
     BROKEN_LAW,
     DECODE,
@@ -30,6 +31,7 @@ from replay.engine.schema import (
 )
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
+from replay.engine.traffic import send_rest, sends_parts, take_back
 from replay.engine.tree import first_event
 
 
@@ -45,6 +47,8 @@ def finish(state, policies, i, r):
     job.status = FINISHED
     job.finish_ps = cluster.now_ps
     cluster.gone += 1
+    if cluster.fabric and state.wires.transits[r].able and state.wires.transits[r].ready == 0:
+        take_back(state, r)
     note(state, LOG_FINISH, r, i, job.output_tokens)
     turn = job.first_turn
     while turn >= 0:
@@ -138,6 +142,8 @@ def advance_prefills(state, policies, i):
         job.prefilled += chunk
         job.prefill_left -= chunk
         job.chunk = 0
+        if state.cluster[0].fabric and chunk > 0 and sends_parts(state, i):
+            send_rest(state, policies, i, r, chunk)
         if job.prefill_left > 0:
             previous = r
         else:
@@ -206,6 +212,12 @@ def changes_are_full(state):
     return cluster.lagged and used > len(state.hierarchy.changes) // 2
 
 
+@inlined
+def flows_are_full(state):
+    """Whether one more event might begin more flows than there are rows for."""
+    return state.cluster[0].fabric and state.wires.net[0].flows_taken + SPARE_FLOWS > len(state.wires.flows)
+
+
 @kernel
 def advance(state, policies, max_events):
     """Run at most `max_events` events of a replay, modified in place.
@@ -216,7 +228,7 @@ def advance(state, policies, max_events):
     """
     cluster = state.cluster[0]
     for _ in range(max_events):
-        if log_is_full(state) or changes_are_full(state):
+        if log_is_full(state) or changes_are_full(state) or flows_are_full(state):
             return PAUSED
         time_ps, leaf = first_event(state.tree)
         r = next_arrival(state)
@@ -246,9 +258,14 @@ def advance(state, policies, max_events):
             end_iteration(state, policies, leaf - cluster.num_instances)
         else:
             cluster.passed = cluster.num_instances
-            tier_event(state, policies)
+            if leaf == 2 * cluster.num_instances:
+                tier_event(state, policies)
+            else:
+                fabric_event(state, policies)
         if cluster.spilled > 0:
             state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
+        if cluster.fabric and state.wires.net[0].dirty:
+            state.policies.fabric(address_of(state), OP_SHARE, 0, 0, 0, 0, 0)
         if cluster.fault != 0:
             return FAULT
     return PAUSED

@@ -1,5 +1,6 @@
 """What network cards carry: transfers in order, and prefixes fetched from another instance."""
 
+from replay.engine.fabric_schema import FETCH_KIND, OP_BEGIN
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     hit_tokens,
@@ -16,6 +17,7 @@ from replay.engine.schema import (
     MAX_TIME_PS,
     TIME_RANGE,
 )
+from replay.engine.state import address_of
 from replay.engine.tree import set_event
 
 
@@ -49,6 +51,16 @@ def send(state, i, r, done_ps):
     append_link(state.jobs, instance, r)
 
 
+@inlined
+def fetch_gain(state, r, i, source):
+    """Return how many prompt tokens of request r `source` holds beyond what instance i does."""
+    prompt = state.requests[r].prompt_tokens
+    block_tokens = state.views[i].block_tokens
+    _, blocks = visible(state, state.jobs[r].leaf, source)
+    here = hit_tokens(state, state.jobs[r].leaf, i, prompt, block_tokens)
+    return usable_tokens(state, blocks, prompt, block_tokens) - here
+
+
 @kernel
 def fetch(state, r, i, source):
     """Start to copy the prefix of request r from `source` to instance i; returns whether that started."""
@@ -69,6 +81,10 @@ def fetch(state, r, i, source):
     job.instance = i
     job.stage = FETCHING
     note(state, LOG_FETCH, r, source, there - here)
+    if state.cluster[0].fabric:
+        size_bytes = (there - here) * state.wires.net[0].kv_token_bytes
+        state.policies.fabric(address_of(state), OP_BEGIN, source, i, size_bytes, FETCH_KIND, r)
+        return True
     now_ps = state.cluster[0].now_ps
     send(state, source, r, max(now_ps, state.instances[source].nic_free_ps) + transfer_ps(state, source, there - here))
     return True

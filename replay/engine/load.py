@@ -7,13 +7,13 @@ import numpy as np
 
 from replay.engine import schema
 from replay.engine.adapters import tunables
-from replay.engine.draws import request_keys
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
+from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
 from replay.engine.tree import empty_tree
-from replay.errors import TraceError
+from replay.engine.wires import no_wires, wires_of
 from replay.hardware import nominal
-from replay.hardware.units import fs, ps, ps_array
+from replay.hardware.units import fs, ps
 from replay.policy import Chosen
 from traces.jit import INTERPRETED
 from traces.trie import Trie
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LOG_CAPACITY = 1 << 16
 EVICT_READS = frozenset({"score", "tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks",
                          "next_use", "group_share", "group_reuse_s", "uses_since"})
+LINK_SIGNALS = frozenset({"transfer_s", "link_flows"})
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
 
@@ -37,7 +38,7 @@ def state_of(
     options : seed, leap, events, gaps, predictions (output tokens expected per request, or None), trie
     raises  : TraceError for a closed loop whose parent is not an earlier row
     """
-    requests, jobs = _requests(trace, slo, options), _jobs(trace, options["trie"], cluster.prefix_cache)
+    requests, jobs = requests_of(trace, slo, options), jobs_of(trace, options["trie"], cluster.prefix_cache)
     views, instances, cost = _instances(cluster)
     num_instances, num_prefill = len(views), int((views["role"] != schema.DECODE).sum())
     views, instances = extend(cluster, views, instances)  # the rows after the instances are the stores
@@ -46,7 +47,7 @@ def state_of(
     widest = max(instance.max_batch for instance in cluster.instances)
     num_tiers = max(1, len(slo.names))
     leaves = 1
-    while leaves < 2 * num_instances + tiered:
+    while leaves < 2 * num_instances + (2 if cluster.fabric is not None else tiered):
         leaves *= 2
     state = State(
         cluster=_cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode)),
@@ -68,10 +69,14 @@ def state_of(
         cache=_cache(options["trie"], cluster, instances, views, num_prefill, _foresight(trace, chosen, options)),
         cost=cost,
         hierarchy=no_hierarchy(),
+        wires=no_wires(),
         policies=None,
     )
     if tiered:
         state = state._replace(hierarchy=hierarchy_of(trace, cluster, state, options))
+    if cluster.fabric is not None:
+        reads = chosen["decode"].policy.reads & LINK_SIGNALS
+        state = state._replace(wires=wires_of(trace, cluster, state, {**options, "reads_links": bool(reads)}))
     return _records(state) if INTERPRETED else state
 
 
@@ -106,8 +111,9 @@ def copy(state: State) -> State:
     own = ("slot_of", "slots", "prefix", "queue", "next_use", "classes")
     cache = state.cache._replace(**{name: getattr(state.cache, name).copy() for name in own})
     hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
+    wires = type(state.wires)(*(array.copy() for array in state.wires))
     num_instances = int(state.cluster["num_instances"][0])
-    return state._replace(**changed, views=views, prefill_views=views[:num_prefill], hierarchy=hierarchy,
+    return state._replace(**changed, views=views, prefill_views=views[:num_prefill], hierarchy=hierarchy, wires=wires,
                           decode_views=views[num_instances - num_decode : num_instances], cache=cache)
 
 
@@ -120,6 +126,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["layerwise"] = cluster.layerwise
+    row["fabric"] = cluster.fabric is not None
     row["plain_lookup"] = 1
     row["common_store"] = NONE
     if cluster.kv is not None:
@@ -153,6 +160,7 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
 def set_policies(state: State, chosen: Mapping[str, Chosen]) -> None:
     """Change the policies of a state, modified in place; requests that wait keep the keys they have."""
     _reads(state.cluster, chosen)
+    state.wires.net["reads_links"] = bool(chosen["decode"].policy.reads & LINK_SIGNALS)
     state.tunables[:] = tunables(dict(chosen))
 
 
@@ -161,75 +169,6 @@ def _uses_now(function: Any) -> bool:
 
     return any(step.argval == "now_ps" or "now_ps" in (step.argval if isinstance(step.argval, tuple) else ())
                for step in dis.get_instructions(function) if step.opname.startswith("LOAD_FAST"))
-
-
-def _requests(trace: "Trace", slo: "Slo", options: Mapping[str, Any]) -> np.ndarray:
-    rows = np.zeros(len(trace), schema.REQUEST)
-    rows["id"] = np.arange(len(trace))
-    rows["arrival_ps"] = ps_array(trace.column("arrival_s"), "arrival_s")
-    rows["random_key"] = request_keys(options["seed"], len(trace))
-    rows["prompt_tokens"] = trace.column("prompt_tokens")
-    rows["tier"] = slo.codes(trace)
-    for name in ("tenant", "session", "kind"):
-        rows[name] = trace.codes(name) if name in trace else NONE
-    rows["turn"] = _turns(trace)
-    rows["predicted_tokens"] = NONE if options["predictions"] is None else options["predictions"]
-    if "parent" in trace:
-        rows["arrival_ps"][trace.column("parent") >= 0] = NONE
-    return rows
-
-
-def _turns(trace: "Trace") -> np.ndarray:
-    """Return how many turns of its session came before each request: by `parent`, else by rows of the session."""
-    turns = np.zeros(len(trace), np.int32)
-    if "parent" in trace:
-        parent = np.asarray(trace.column("parent"), np.int64)
-        turns = (parent >= 0).astype(np.int32)
-        above = np.where((parent >= 0) & (parent < np.arange(len(parent))), parent, NONE)
-        while (above >= 0).any():  # one step a turn
-            above = np.where(above >= 0, parent[above], NONE)
-            turns += above >= 0
-        return turns
-    if "session" in trace:
-        codes = trace.codes("session")
-        order = np.argsort(codes, kind="stable")
-        first = np.flatnonzero(np.r_[True, codes[order][1:] != codes[order][:-1]])
-        counts = np.diff(np.r_[first, len(codes)])
-        turns[order] = np.arange(len(codes)) - np.repeat(first, counts)
-    return turns
-
-
-def _jobs(trace: "Trace", trie: Trie, caching: bool) -> np.ndarray:
-    rows = np.zeros(len(trace), schema.JOB)
-    for name in ("first_token_ps", "finish_ps", "scheduled_ps", "last_token_ps", "max_itl_ps", "deliver_ps", "pinned",
-                 "prefill_instance", "decode_instance", "instance", "source", "slot", "next", "child", "parent",
-                 "first_turn", "next_turn"):
-        rows[name] = NONE
-    rows["status"] = schema.UNFINISHED
-    rows["output_tokens"] = trace.column("output_tokens")
-    rows["leaf"] = trie.leaf if caching else NONE
-    if "parent" in trace:
-        _link_turns(rows, trace)
-    return rows
-
-
-def _link_turns(rows: np.ndarray, trace: "Trace") -> None:
-    parent = np.asarray(trace.column("parent"), np.int64)
-    turns = np.flatnonzero(parent >= 0)
-    late = turns[parent[turns] >= turns]
-    if len(late):
-        raise TraceError(f"a parent must be an earlier row, but request {late[0]} of {trace.name} has parent "
-                         f"{parent[late[0]]}. Sort the trace with traces.window.sort_arrivals.")
-    rows["parent"] = parent
-    think_s = trace.column("think_s") if "think_s" in trace else np.zeros(len(trace))
-    rows["think_ps"][turns] = ps_array(np.asarray(think_s)[turns], "think_s")
-    # children of one parent as a list in ascending row order
-    order = turns[np.argsort(parent[turns], kind="stable")]
-    owners = parent[order]
-    first = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]]) if len(order) else order
-    rows["first_turn"][owners[first]] = order[first]
-    same = np.flatnonzero(owners[1:] == owners[:-1])
-    rows["next_turn"][order[same]] = order[same + 1]
 
 
 def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:

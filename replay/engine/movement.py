@@ -19,6 +19,7 @@ from replay.engine.planning import (
     whole_units,
 )
 from replay.engine.schema import NONE
+from replay.engine.shipping import carried_blocks, expected_end_ps, send_load
 from replay.engine.tier_schema import LOAD_OVER, LOADED, LOADING, MOST_PARTS, PENDING_LOAD, TIMEOUT
 from replay.engine.timers import push_timer
 
@@ -59,12 +60,16 @@ def start(state, r, i):
     load = hierarchy.loads[r]
     load.issued_ps = cluster.now_ps
     load.end_ps = cluster.now_ps
+    load.starts += 1
+    load.transfers = 0
     hot = False
     for k in range(load.count):
         part_times(state, r, k, 1)
         part = hierarchy.parts[MOST_PARTS * r + k]
         store = hierarchy.stores[part.store]
-        if part.card >= 0:
+        if cluster.fabric:
+            send_load(state, r, k, i)
+        elif part.card >= 0:
             card = hierarchy.stores[part.card]
             card.read_busy_ps += card.read_block_fs * (part.upto_blocks - part.from_blocks) // 1000
             card.read_free_ps = part.card_ps
@@ -75,13 +80,15 @@ def start(state, r, i):
         load.end_ps = max(load.end_ps, part.end_ps)
         hot = hot or (store.tier == 1 and store.server < 0)
     load.load_ps = load.end_ps - cluster.now_ps
+    load.media_ps = load.end_ps
     load.state = LOADING
     if hot:
         hierarchy.keys[hierarchy.keys[state.jobs[r].leaf].key].reads += 1
     state.instances[i].loads += 1
     load.under_way = 1
-    push_timer(state, load.end_ps, LOADED, r)
-    load.timer = cluster.timer_sequence
+    if load.transfers == 0:
+        push_timer(state, load.end_ps, LOADED, r)
+        load.timer = cluster.timer_sequence
 
 
 @kernel
@@ -93,7 +100,10 @@ def arrived_blocks(state, r):
     arrived = load.base_blocks
     for k in range(load.count):
         part = hierarchy.parts[MOST_PARTS * r + k]
-        if part.end_ps > now_ps:
+        if state.cluster[0].fabric:
+            if part.transfer >= 0 or part.end_ps > now_ps:
+                return arrived + carried_blocks(state, part)
+        elif part.end_ps > now_ps:
             store = hierarchy.stores[part.store]
             end_ps = part.end_ps if store.disk >= 0 else part.end_ps - store.latency_ps
             elapsed_ps = min(now_ps, end_ps) - part.start_ps
@@ -157,7 +167,8 @@ def worth_waiting(state, r, i, arrived):
     context = state.requests[r].prompt_tokens + state.requests[r].generated_tokens
     first = usable_tokens(state, arrived, context, view.block_tokens)
     last = usable_tokens(state, load.upto_blocks, context, view.block_tokens)
-    return (load.end_ps - state.cluster[0].now_ps) * 1e-12 <= compute_s(view, first, last)
+    end_ps = expected_end_ps(state, r) if state.cluster[0].fabric else load.end_ps
+    return (end_ps - state.cluster[0].now_ps) * 1e-12 <= compute_s(view, first, last)
 
 
 @kernel

@@ -6,6 +6,7 @@ from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import usable_tokens, visible
 from replay.engine.placement import homes
 from replay.engine.schema import BAD_FETCH, NONE
+from replay.engine.shipping import load_quote_ps
 from replay.engine.tier_schema import LOAD_OVER, MOST_PARTS
 
 
@@ -125,7 +126,7 @@ def part_times(state, r, k, commit):
     store = hierarchy.stores[part.store]
     part.start_ps = now_ps
     part.end_ps = now_ps
-    if part.card >= 0:
+    if part.card >= 0 and not state.cluster[0].fabric:
         part.start_ps = card_times(state, r, k)
         part.end_ps = part.card_ps + hierarchy.stores[part.card].latency_ps
     if store.disk < 0:
@@ -140,7 +141,8 @@ def part_times(state, r, k, commit):
             start_ps, done_ps = serve(hierarchy, m, medium.part_ops, medium.part_blocks, now_ps)
         else:
             start_ps, done_ps = serve_times(hierarchy, m, medium.part_ops, medium.part_blocks, now_ps)
-        part.start_ps = min(part.start_ps, start_ps) if part.card >= 0 or m > disk.media else start_ps
+        with_card = part.card >= 0 and not state.cluster[0].fabric
+        part.start_ps = min(part.start_ps, start_ps) if with_card or m > disk.media else start_ps
         part.end_ps = max(part.end_ps, done_ps + medium.latency_ps)
 
 
@@ -157,6 +159,8 @@ def make_offer(state, r, i):
         part_times(state, r, k, 0)
         part = state.hierarchy.parts[MOST_PARTS * r + k]
         disk_ps = max(disk_ps, part.end_ps - state.cluster[0].now_ps)
+        if state.cluster[0].fabric:
+            disk_ps = max(disk_ps, load_quote_ps(state, part, i))
         if state.hierarchy.stores[part.store].tier == 1:
             dram_ps = disk_ps
             dram_blocks = part.upto_blocks

@@ -124,6 +124,8 @@ def preempt(state, policies, i, r):
     job.prefilled = 0
     job.chunk = 0
     job.preemptions += 1
+    if state.cluster[0].fabric:
+        state.wires.transits[r].under_way = 0
     note(state, LOG_PREEMPT, r, i, request.generated_tokens)
     push_waiting(state, policies, i, r)
 

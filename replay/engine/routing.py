@@ -1,8 +1,17 @@
 """Requests on their way to an instance: arrival, routing, the cluster queue, dispatch, loads that end."""
 
-from replay.engine.handoff import end_unserved, enqueue
+from replay.engine.fabric_schema import (
+    ARRIVED,
+    EXCHANGED,
+    FETCHED,
+    OP_BEGIN,
+    OP_FABRIC_EVENT,
+    REQUEST_KIND,
+    REQUESTED,
+)
+from replay.engine.handoff import arrived, end_unserved, enqueue
 from replay.engine.jit import inlined, kernel
-from replay.engine.links import fetch
+from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
 from replay.engine.phases import blocks_for, change_count, cut, settle
@@ -42,6 +51,7 @@ from replay.engine.tier_schema import (
     OP_SAMPLE,
     SAMPLE_ALL,
 )
+from replay.engine.traffic import exchange_came, load_came
 
 HOLD = -1
 
@@ -145,18 +155,75 @@ def dispatch(state, policies, r, i, source):
     view.waiting += 1
     view.sent += 1
     view.waiting_tokens += request.prompt_tokens
-    saved = view.hit_tokens if state.cluster[0].reads_hits else 0
+    may_fetch = source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0
+    sends_text = state.cluster[0].fabric and state.wires.net[0].request_token_bytes > 0
     fetched = False
-    if source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0:
+    if sends_text:
+        fetched = may_fetch and would_fetch(state, r, i, source)
+    elif may_fetch:
         fetched = fetch(state, r, i, source)
-        if fetched and state.cluster[0].reads_hits:
-            saved = state.views[source].hit_tokens
+    saved = 0
+    if state.cluster[0].reads_hits:
+        saved = state.views[source if fetched else i].hit_tokens
     job.charged_tokens = request.prompt_tokens - saved
     view.queued_tokens += job.charged_tokens
+    if sends_text:
+        send_request(state, r, i, source if may_fetch else NONE)
+        return
     if state.cluster[0].tiered:
         fetched = dispatch_load(state, r, i, fetched)
     if not fetched:
         enqueue(state, policies, i, r)
+
+
+@kernel
+def would_fetch(state, r, i, source):
+    """Whether `source` holds more of the prompt of request r than instance i, brought up to date, in place."""
+    settle(state, i)
+    settle(state, source)
+    return fetch_gain(state, r, i, source) > 0
+
+
+@kernel
+def send_request(state, r, i, source):
+    """Send the text of request r to instance i; what else is to be done there waits for it. Modified in place."""
+    if state.cluster[0].routed:
+        state.policies.tiers(address_of(state), OP_ROUTED, r, i)
+    state.wires.transits[r].source = source
+    state.jobs[r].stage = FETCHING
+    net = state.wires.net[0]
+    size_bytes = state.requests[r].prompt_tokens * net.request_token_bytes
+    state.policies.fabric(address_of(state), OP_BEGIN, net.gateway, i, size_bytes, REQUEST_KIND, r)
+
+
+@kernel
+def requested(state, policies, r):
+    """Let request r, whose text came to its instance, fetch, load or queue there. Modified in place."""
+    i = state.jobs[r].prefill_instance
+    source = state.wires.transits[r].source
+    fetched = False
+    if source >= 0:
+        fetched = fetch(state, r, i, source)
+    if state.cluster[0].tiered:
+        fetched = dispatch_load(state, r, i, fetched)
+    if not fetched:
+        enqueue(state, policies, i, r)
+
+
+@inlined
+def fabric_event(state, policies):
+    """Handle the next event of the fabric, and what it asks the instances to do. Modified in place."""
+    answer = state.policies.fabric(address_of(state), OP_FABRIC_EVENT, 0, 0, 0, 0, 0)
+    action = answer & 7
+    what = answer >> 3
+    if action == ARRIVED:
+        arrived(state, policies, state.jobs[what].prefill_instance, what)
+    elif action == FETCHED:
+        arrived(state, policies, state.jobs[what].source, what)
+    elif action == REQUESTED:
+        requested(state, policies, what)
+    elif action == EXCHANGED:
+        exchange_came(state, what)
 
 
 @inlined
@@ -167,7 +234,7 @@ def dispatch_load(state, r, i, fetched):
     """
     cluster = state.cluster[0]
     load = state.hierarchy.loads[r]
-    if cluster.routed:
+    if cluster.routed and not (cluster.fabric and state.wires.net[0].request_token_bytes > 0):
         state.policies.tiers(address_of(state), OP_ROUTED, r, i)
     if fetched or state.jobs[r].leaf < 0:
         load.state = LOAD_OVER
@@ -193,6 +260,9 @@ def land(state, policies, r):
         state.instances[i].may_evict = 1
         if state.cluster[0].exact_evictions:
             cut(state, i)
+    if load.awaited:
+        load.awaited = 0
+        load_came(state, i, r)
     if load.waits:
         stop_waiting(state, policies, r)
     released = state.policies.tiers(address_of(state), OP_NEXT, 0, i)

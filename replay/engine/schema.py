@@ -2,13 +2,14 @@
 
 Times are int64 picoseconds (`_ps`), -1 where an event has not happened. Indices are -1 for none.
 A policy receives REQUEST, VIEW, PREFIX and OFFER rows only; what it must not know (the true output length) is in JOB.
-The rows of the KV hierarchy are in `replay.engine.tier_schema`.
+The rows of the KV hierarchy are in `replay.engine.tier_schema`, those of the fabric in `replay.engine.fabric_schema`.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from replay.engine.fabric_schema import Wires
 from replay.engine.tier_schema import Hierarchy
 
 NONE = -1
@@ -94,6 +95,8 @@ VIEW = np.dtype([
     ("waiting_tokens", "i8"),      # context tokens of the waiting requests
     ("iteration_s", "f8"), ("prefill_token_s", "f8"), ("prefill_token_sq_s", "f8"), ("decode_request_s", "f8"),
     ("kv_token_s", "f8"), ("prefill_tokens_per_s", "f8"), ("transfer_token_s", "f8"), ("transfer_latency_s", "f8"),
+    # for decode, with a fabric: time until the request's KV would be there; flows on its way into the instance's card
+    ("transfer_s", "f8"), ("link_flows", "i8"),
 ], align=True)
 
 # what only the engine knows of an instance
@@ -127,6 +130,8 @@ INSTANCE = np.dtype([
     ("private_dram", "i4"), ("local_disk", "i4"),  # stores of its own, -1 for none
     ("loads", "i4"), ("pending_head", "i4"), ("pending_tail", "i4"),  # loads under way to it, and those that wait
     ("stall_request", "i4"), ("stall_ps", "i8"),  # longest load that the iteration about to begin waits for
+    # with a fabric: what the iteration in progress waits for, and how long it takes by what has come
+    ("awaited_loads", "i4"), ("awaited_exchanges", "i4"), ("longer_ps", "i8"), ("exchange_exposed_ps", "i8"),
     ("empty_since_ps", "i8"),      # when its queue last became empty
     ("next_death_ps", "i8"),       # none of its nodes outlives its time before
     ("profile", "i4"),
@@ -191,7 +196,7 @@ CLUSTER = np.dtype([
     ("turns", "i4"),                        # pairing heap of closed-loop arrivals to come
     ("fault", "i4"),
     ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
-    ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"),
+    ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"), ("fabric", "i1"),
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
     ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
     ("plain_lookup", "i1"),                 # no lifetime, no exact match
@@ -227,7 +232,7 @@ BINS = 64 * BINS_PER_OCTAVE
 
 
 class Policies(NamedTuple):
-    """Compiled policies, one a slot, and `tiers`, the part of the engine that moves KV between tiers."""
+    """Compiled policies, one a slot; `tiers`, which moves KV between tiers, and `fabric`, which carries it."""
 
     admit: Any
     route: Any
@@ -238,6 +243,7 @@ class Policies(NamedTuple):
     fetch: Any
     write: Any
     tiers: Any
+    fabric: Any
 
 
 class Cache(NamedTuple):
@@ -284,4 +290,5 @@ class State(NamedTuple):
     cache: Cache
     cost: Cost
     hierarchy: Hierarchy
+    wires: Wires
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

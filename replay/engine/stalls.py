@@ -44,7 +44,11 @@ def begin_stall(state, i, r):
     stall_ps = load.end_ps - state.cluster[0].now_ps
     if load.counted_blocks == 0:
         return
-    if stall_ps > instance.stall_ps:
+    if state.cluster[0].fabric:
+        if load.under_way:
+            load.awaited = 1
+            instance.awaited_loads += 1
+    elif stall_ps > instance.stall_ps:
         instance.stall_ps = stall_ps
         instance.stall_request = r
     load.counted_blocks = 0

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import schema, tier_schema
+from replay.engine import fabric_schema, schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -42,13 +42,20 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "occupancy": (np.dtype("i8"), 2),
     "fragments": (tier_schema.FRAGMENT, 1), "runs": (tier_schema.RUN, 1), "media": (tier_schema.MEDIUM, 1),
     "disks": (tier_schema.DISK, 1), "free": (np.dtype("i8"), 1),
+    "net": (fabric_schema.NET, 1), "links": (fabric_schema.LINK, 1), "endpoints": (fabric_schema.ENDPOINT, 1),
+    "ways": (np.dtype("i4"), 2), "bisection": (np.dtype("i4"), 1), "networks": (fabric_schema.NETWORK, 1),
+    "kinds": (fabric_schema.KIND, 1), "flows": (fabric_schema.FLOW, 1), "transfers": (fabric_schema.TRANSFER, 1),
+    "hops": (np.dtype("i4"), 2), "entries": (fabric_schema.ENTRY, 1), "agenda": (np.dtype("i4"), 1),
+    "order": (np.dtype("i4"), 1), "generators": (fabric_schema.GENERATOR, 1), "transits": (fabric_schema.TRANSIT, 1),
+    "series": (np.dtype("i8"), 2),
 }
-GROUPS = ("cache", "cost", "hierarchy")  # in compiled code these are the state itself
+GROUPS = ("cache", "cost", "hierarchy", "wires")  # in compiled code these are the state itself
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
-    flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict()}
+    flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
+            **state.wires._asdict()}
     return [flat[name] for name in ARRAYS]
 
 
@@ -102,7 +109,7 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 
 @intrinsic
-def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, tiers):
+def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric):
     """Keep first-class functions behind the table and return them as one pointer."""
 
     def build(context, builder, signature, arguments):
@@ -113,7 +120,7 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
             builder.store(function, builder.bitcast(place, function.type.as_pointer()))
         return builder.bitcast(base, cgutils.voidptr_t)
 
-    return POLICIES(table_type, admit, route, decode, order, batch, evict, fetch, write, tiers), build
+    return POLICIES(table_type, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric), build
 
 
 @lower_getattr(StateType, "policies")

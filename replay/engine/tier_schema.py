@@ -34,11 +34,15 @@ LOAD = np.dtype([
     ("landed_blocks", "i4"),       # -1 until it landed or was counted
     ("dram_tokens", "i4"), ("disk_tokens", "i4"),
     ("next", "i4"),                # pending list of the instance
+    # with a fabric: when its media are through, transfers under way, how often it was started
+    ("media_ps", "i8"), ("transfers", "i4"), ("starts", "i4"),
     ("state", "i1"), ("count", "i1"), ("waits", "i1"), ("under_way", "i1"), ("tier", "i1"),
+    ("awaited", "i1"),             # with a fabric: an iteration in progress waits for it
 ], align=True)
 PART = np.dtype([
     ("start_ps", "i8"), ("end_ps", "i8"), ("card_ps", "i8"),
     ("store", "i4"), ("card", "i4"), ("from_blocks", "i4"), ("upto_blocks", "i4"), ("pin", "i4"), ("epoch", "i4"),
+    ("transfer", "i4"),            # with a fabric: what carries it, -1 for none or when it came
 ], align=True)
 
 WRITE = np.dtype([

@@ -2,17 +2,19 @@
 
 from replay.engine.disk import put
 from replay.engine.evicting import ask_write
+from replay.engine.fabric_schema import WRITE_KIND
 from replay.engine.jit import kernel
 from replay.engine.kvcache import pin_path, release_path, row_of, visible
 from replay.engine.placement import homes
 from replay.engine.schema import NONE
+from replay.engine.shipping import ship
 from replay.engine.tier_schema import WRITTEN
 from replay.engine.timers import push_timer
 
 
 @kernel
-def begin_write(state, s, node, upto_blocks, whole):
-    """Write the path to block `upto_blocks` of a trie node to store s, unless it is there, coming, or too much."""
+def begin_write(state, i, s, node, upto_blocks, whole):
+    """Write the path to block `upto_blocks` of a trie node on instance i to store s, unless it is there or coming."""
     cluster = state.cluster[0]
     hierarchy = state.hierarchy
     if s < 0:
@@ -45,6 +47,11 @@ def begin_write(state, s, node, upto_blocks, whole):
     write.epoch = store.epoch
     write.whole = whole
     pin_path(state, cluster.num_instances + s, pinned)
+    if cluster.fabric:
+        ship(state, i, cluster.num_instances + s, upto_blocks - there, WRITE_KIND, free)
+        store.written += 1
+        store.written_blocks += upto_blocks - there
+        return
     carry_ps = store.write_block_fs * (upto_blocks - there) // 1000
     store.write_free_ps = max(cluster.now_ps, store.write_free_ps) + carry_ps
     store.write_busy_ps += carry_ps
@@ -80,12 +87,12 @@ def write_path(state, i, node, upto_blocks, whole):
     cluster = state.cluster[0]
     private = state.instances[i].private_dram
     home, second = homes(state, node)
-    begin_write(state, private, node, upto_blocks, whole)
-    begin_write(state, home, node, upto_blocks, whole)
-    begin_write(state, second, node, upto_blocks, whole)
+    begin_write(state, i, private, node, upto_blocks, whole)
+    begin_write(state, i, home, node, upto_blocks, whole)
+    begin_write(state, i, second, node, upto_blocks, whole)
     if private < 0 and cluster.num_shared == 0:
-        begin_write(state, state.instances[i].local_disk, node, upto_blocks, whole)
-        begin_write(state, cluster.common_store, node, upto_blocks, whole)
+        begin_write(state, i, state.instances[i].local_disk, node, upto_blocks, whole)
+        begin_write(state, i, cluster.common_store, node, upto_blocks, whole)
 
 
 @kernel
@@ -118,5 +125,8 @@ def work_off_spills(state):
         if store.present and not store.leaving:
             inserted = state.instances[cluster.num_instances + below].inserted_blocks
             put(state, below, row.node, row.end_blocks, row.whole)
-            store.spilled_blocks += state.instances[cluster.num_instances + below].inserted_blocks - inserted
+            came = state.instances[cluster.num_instances + below].inserted_blocks - inserted
+            store.spilled_blocks += came
+            if cluster.fabric and below == cluster.common_store and came > 0:
+                ship(state, row.holder, cluster.num_instances + below, came, WRITE_KIND, NONE)
     cluster.spilled = 0

@@ -1,0 +1,120 @@
+"""Row types of the fabric in the kernel's state: links, endpoints, transfers and the flows that they consist of.
+
+Times are int64 picoseconds (`_ps`), indices are -1 for none, as in `replay.engine.schema`; sizes on links count units,
+`unit` of them to a byte (FABRIC.md).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from replay.fabric import KINDS, MOST_LINKS_OF_A_PATH
+
+HANDOFF_KIND, FETCH_KIND, EXCHANGE, LOAD_KIND, WRITE_KIND, DRAIN_KIND, COMPACTION, REQUEST_KIND, BACKGROUND = range(
+    len(KINDS))
+CLASSES = 3
+SPARE_FLOWS = 1 << 14  # rows kept for what one event begins
+OUT, INTO, NIC_OUT, NIC_IN, WAYS = 0, 4, 8, 10, 12  # columns of `ways`; at most 4 links lie on a side of the cards
+ECMP, SPRAY, ADAPTIVE = range(3)
+BALANCES = ("ecmp", "spray", "adaptive")
+WHOLE, LAYERWISE, CHUNKED = range(3)  # how a handoff leaves (NET.handoff)
+
+NET = np.dtype([
+    ("salt", "u8"),
+    ("unit", "i8"),                # units in a byte
+    ("kv_token_bytes", "i8"), ("block_bytes", "i8"),
+    ("message_bytes", "i8"), ("message_ps", "i8"), ("outstanding", "i8"), ("local_ps", "i8"),
+    ("request_token_bytes", "i8"), ("exchange_token_bytes", "i8"), ("exchange_group", "i8"),
+    ("signal_ps", "i8"), ("sample_ps", "i8"), ("samples", "i8"),
+    ("sequence", "i8"), ("begun", "i8"),     # events so far; transfers begun
+    ("pass_number", "i8"),                   # how often shares were found
+    ("inter", "i8"), ("collided", "i8"),     # flows over an uplink; those that found it taken and another free
+    ("loss", "i4"),                          # thousandths of goodput
+    ("flow_free", "i4"), ("transfer_free", "i4"), ("flows_used", "i4"), ("transfers_used", "i4"),
+    ("flows_taken", "i4"), ("transfers_taken", "i4"),
+    ("active", "i4"), ("first", "i4"),       # fair: list of flows under way; of these the one that ends first
+    ("events", "i4"),                        # in the heap
+    ("gateway", "i4"), ("generators", "i4"), ("classes", "i4"),
+    ("handoff", "i1"), ("fair", "i1"), ("balance", "i1"), ("per_flow", "i1"), ("striping", "i1"), ("dirty", "i1"),
+    ("reads_links", "i1"),                   # the decode policy reads transfer_s or link_flows
+], align=True)
+
+LINK = np.dtype([
+    ("rate", "i8"),                # units a picosecond
+    ("free_ps", "i8"),             # fifo: when it has served what came so far
+    ("bytes", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"),
+    ("since_ps", "i8"),            # fair: since when it is busy
+    ("seen_free_ps", "i8"),
+    ("room", "i8"), ("share", "i8"),         # while shares are found
+    ("flows", "i4"), ("seen_flows", "i4"), ("head", "i4"), ("without", "i4"),  # `without` a share
+    ("most", "i4"),                # flows at once so far
+    ("receives", "i1"),
+], align=True)
+
+ENDPOINT = np.dtype([
+    ("extra_ps", "i8"),
+    ("node", "i4"), ("leaf", "i4"), ("domain", "i4"), ("group", "i4"), ("scale_out", "i4"), ("scale_in", "i4"),
+], align=True)
+NETWORK = np.dtype([
+    ("latency_ps", "i8"), ("hop_ps", "i8"), ("rails", "i4"), ("spines", "i4"), ("first_up", "i4"), ("first_down", "i4"),
+], align=True)
+KIND = np.dtype([
+    ("transfers", "i8"), ("bytes", "i8"), ("delivered", "i8"), ("delivered_bytes", "i8"), ("time_ps", "i8"),
+    ("alone_ps", "i8"), ("longest_ps", "i8"), ("network", "i4"), ("urgency", "i4"),
+], align=True)
+
+# what a row of `flows` waits for
+FREE, FLOWING, ENDED, DELIVERING, GENERATING, SIGNALLING, SAMPLING = range(7)
+FLOW = np.dtype([
+    ("end_ps", "i8"),              # when its event comes
+    ("sequence", "i8"),
+    ("left", "i8"), ("rate", "i8"), ("since_ps", "i8"),  # fair: units left at since_ps, units a picosecond since
+    ("new_rate", "i8"), ("pass_number", "i8"),
+    ("start_ps", "i8"),
+    ("bytes", "i8"),
+    ("transfer", "i4"), ("hops", "i4"), ("urgency", "i4"), ("sibling", "i4"),
+    ("next", "i4"), ("previous", "i4"),      # fair: flows under way; next free row
+    ("state", "i1"),
+], align=True)
+TRANSFER = np.dtype([
+    ("bytes", "i8"), ("begin_ps", "i8"), ("delay_ps", "i8"), ("alone_ps", "i8"),
+    ("source", "i4"), ("target", "i4"), ("kind", "i4"), ("what", "i4"), ("epoch", "i4"),
+    ("flows_left", "i4"), ("first_flow", "i4"), ("next", "i4"),
+], align=True)
+ENTRY = np.dtype([("next", "i4"), ("previous", "i4")], align=True)
+GENERATOR = np.dtype([("key", "u8"), ("bytes", "i8"), ("count", "i8"), ("mean_ps", "f8")], align=True)
+# the handoff of a request
+TRANSIT = np.dtype([
+    ("sent_ps", "i8"), ("ready_ps", "i8"), ("deliver_ps", "i8"),
+    ("under_way", "i4"), ("cached", "i4"),   # transfers; tokens of the cache still to be sent
+    ("source", "i4"),
+    ("able", "i1"), ("ready", "i1"),         # the decode instance can hold it; its prefill is complete
+], align=True)
+
+# what the fabric is asked to do (replay/engine/fabric.py), and what it asks the event loop to do
+OP_BEGIN, OP_FABRIC_EVENT, OP_SHARE, OP_QUOTE, OP_SHOW, OP_END, OP_MOVED = range(7)
+ARRIVED, FETCHED, REQUESTED, EXCHANGED = 1, 2, 3, 4
+
+
+class Wires(NamedTuple):
+    """The fabric's part of the state; one row each, unused, without `Cluster.fabric`."""
+
+    net: np.ndarray  # NET (1,)
+    links: np.ndarray  # LINK (num_links,)
+    endpoints: np.ndarray  # ENDPOINT (instances + stores + 1,)
+    ways: np.ndarray  # int32 (endpoints, WAYS): links on the way out, on the way in, cards by network; -1 for none
+    bisection: np.ndarray  # int32 (2,): link from prefill to decode, and back
+    networks: np.ndarray  # NETWORK (2,)
+    kinds: np.ndarray  # KIND (kinds,)
+    flows: np.ndarray  # FLOW (capacity,)
+    transfers: np.ndarray  # TRANSFER (capacity,)
+    hops: np.ndarray  # int32 (capacity, MOST_LINKS_OF_A_PATH): links of each flow
+    entries: np.ndarray  # ENTRY (capacity * MOST_LINKS_OF_A_PATH,): a flow in the list of a link
+    agenda: np.ndarray  # int32 (capacity,): heap of flows by (end_ps, sequence)
+    order: np.ndarray  # int32 (num_links,): heap of links by share
+    generators: np.ndarray  # GENERATOR (generators,)
+    transits: np.ndarray  # TRANSIT (num_requests,)
+    series: np.ndarray  # int64 (samples, 1 + num_links): time, then bytes so far by link
+
+
+HOPS = MOST_LINKS_OF_A_PATH
