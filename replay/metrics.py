@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from replay.engine.schema import BINS_PER_OCTAVE
 from replay.slo import Slo
+
+if TYPE_CHECKING:
+    from replay.cluster import Cluster
 
 PS_PER_S = 1e12
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
@@ -99,6 +102,19 @@ def prefill_work(instances: np.ndarray) -> dict[str, Value]:
     """
     return {"prefill_tokens": int(instances["prefill_done_tokens"].sum()),
             "prefill_busy_s": float(instances["busy_ps"].astype(np.float64).sum() / PS_PER_S)}  # fmt: skip
+
+
+def cost(cluster: "Cluster", requests: pl.DataFrame) -> dict[str, Value]:
+    """Return what a cluster costs: USD an hour, instances and fabric, and USD for a million output tokens.
+
+    None where no price is known, or nothing was finished
+    """
+    usd_per_hour = sum(instance.profile.price_per_hour for instance in cluster.instances)
+    usd_per_hour += cluster.fabric.price_per_hour if cluster.fabric else 0.0
+    span_s, tokens = requests.select(SPAN_S, _total("generated_tokens", FINISHED).alias("tokens")).row(0)
+    known = usd_per_hour > 0 and span_s and tokens
+    return {"usd_per_hour": usd_per_hour or None,
+            "usd_per_million_tokens": usd_per_hour * span_s / 3600.0 / tokens * 1e6 if known else None}  # fmt: skip
 
 
 def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:

@@ -24,10 +24,11 @@ from replay.comparison import Comparison
 from replay.configuration import Settings, offer_policies, sentence, settings
 from replay.errors import ConfigError, KvreplayError
 from replay.hardware.conf import conf_folder
-from replay.table import by_tier, hierarchy, show, totals
+from replay.table import by_tier, fabric, hierarchy, show, totals
 from replay.write import check_writable
 
 if TYPE_CHECKING:
+    from replay.cluster import Cluster
     from replay.result import Result
     from replay.session import Session
     from traces.schema import Trace
@@ -156,8 +157,7 @@ class Runner:
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
-        if cluster.kv is not None:
-            _announce_tiers()
+        _announce(cluster)
         return Session(
             trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
             gaps=checked.gaps,
@@ -228,13 +228,18 @@ def _first_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _announce_tiers() -> None:
-    """Say why a first run with a KV hierarchy takes a while."""
+def _announce(cluster: "Cluster") -> None:
+    """Say why a first run with a KV hierarchy or a fabric takes a while."""
     from replay.engine import compile
 
-    if not compile.tiers_are_compiled():
-        duration = f"about {compile.USUAL_TIERS_SECONDS} s"
-        show(f"compiling the KV hierarchy once for this version ({duration}); later runs start at once", stderr=True)
+    missing = []
+    if cluster.kv is not None and not compile.tiers_are_compiled():
+        missing.append(("KV hierarchy", compile.USUAL_TIERS_SECONDS))
+    if cluster.fabric is not None and not compile.fabric_is_compiled():
+        missing.append(("fabric", compile.USUAL_FABRIC_SECONDS))
+    for part, duration_s in missing:
+        show(f"compiling the {part} once for this version (about {duration_s} s); later runs start at once",
+             stderr=True)  # fmt: skip
 
 
 def _compile() -> None:
@@ -259,7 +264,8 @@ def _result(session: "Session", config: dict[str, Any]) -> "Result":
 
 
 def _report(result: "Result", folder: Path, interrupted: bool) -> None:
-    show(by_tier(result.summary), *hierarchy(result.summary), "", totals(result.summary), f"results in {folder}")
+    parts = [by_tier(result.summary), *hierarchy(result.summary), *fabric(result.summary)]
+    show(*parts, "", totals(result.summary), f"results in {folder}")
     if interrupted:
         show("interrupted: what was replayed is kept, the rest is marked unfinished", stderr=True)
     elif waiting := result.summary["unfinished"]:

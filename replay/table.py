@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from replay.fabric import KINDS
 from replay.metrics import Value
 
 PIPED_WIDTH = 100
@@ -49,6 +50,16 @@ COMPARED_TIERS = (
     ("loads\nhidden", "hidden_share", HIGHER, 1),
     ("prefill\nbusy s", "prefill_busy_s", LOWER, 1),
     ("disk I/O\nTB", "disk_io_tb", LOWER, 1),
+)
+# and for runs with a fabric
+COMPARED_FABRIC = (
+    ("TTFT s\nmean", "ttft_s_mean", LOWER, 1),
+    ("ITL ms\nmean", "itl_s_mean", LOWER, 1e3),
+    ("handoff s\nmean", "handoff_s_mean", LOWER, 1),
+    ("exposed s\np99", "exposed_handoff_s_p99", LOWER, 1),
+    ("colli-\nsions", "collision_share", LOWER, 1),
+    ("card use\nmax", "nic_utilisation_max", LOWER, 1),
+    ("$ for 1M\ntokens", "usd_per_million_tokens", LOWER, 1),
 )
 
 
@@ -107,6 +118,25 @@ def hierarchy(summary: Mapping[str, Value]) -> list[RenderableType]:
     return ["", *lines, *([", ".join(parts + amplified)] if parts else [])]
 
 
+def fabric(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what a fabric carried for a run; nothing without one."""
+    if "fabric_ports" not in summary:
+        return []
+    lines = [""]
+    for kind in (kind for kind in KINDS if f"{kind}_gb" in summary):
+        size, took, queued = (number(summary[f"{kind}_{name}"]) for name in ("gb", "s_mean", "queueing_s_mean"))
+        lines.append(f"{kind}: {size} GB, {took} s a transfer, of that {queued} s for others")
+    hidden = summary["handoff_hidden_share"]
+    if isinstance(hidden, float):
+        lines.append(f"handoffs expose {number(summary['exposed_handoff_s_mean'])} s on average, "
+                     f"{number(summary['exposed_handoff_s_p99'])} s at p99; {100 * hidden:.1f} % of their time hidden")
+    used = [f"{key.removesuffix('_utilisation_max')} {number(summary[key])}" for key in summary
+            if key.endswith("_utilisation_max")]  # fmt: skip
+    lines.append(f"busiest links: {', '.join(used)} of their bandwidth; prefill to decode "
+                 f"{number(summary['bisection_gb_per_s'])} GB/s at most")
+    return list(lines)
+
+
 def totals(summary: Mapping[str, Value]) -> str:
     """Say in one line what became of the requests and how fast the replay was."""
     counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]
@@ -127,6 +157,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     for name in varying:
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
     compared = COMPARED + (COMPARED_TIERS if any(row.get("hit_rate_hbm") is not None for row in rows) else ())
+    more = COMPARED_FABRIC if any(row.get("fabric_ports") is not None for row in rows) else ()
+    compared += tuple(column for column in more if column not in compared)
     for heading, *_ in compared:
         table.add_column(heading, justify="right", no_wrap=True)
     best = {key: _best([row.get(key) for row in rows], way) for _, key, way, _ in compared}

@@ -2,14 +2,12 @@
 
 from replay.engine.compaction import flush, memtable_full, merge_all, merge_level, needs_compaction
 from replay.engine.evicting import column_of
-from replay.engine.fabric_schema import COMPACTION
 from replay.engine.fragments import begin_read, read_cost, rows_left
 from replay.engine.inserting import insert
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import row_of
 from replay.engine.lifetime import collect
-from replay.engine.schema import NONE
-from replay.engine.shipping import ship
+from replay.engine.shipping import ship_much
 
 
 @inlined
@@ -44,7 +42,7 @@ def put(state, s, node, upto_blocks, whole):
         merge_level(hierarchy, d, level, now_ps)
         level = needs_compaction(hierarchy, d)
     if ships and moved_blocks(hierarchy, d) > before:
-        ship(state, i, i, moved_blocks(hierarchy, d) - before, COMPACTION, NONE)
+        ship_much(state, i, moved_blocks(hierarchy, d) - before)
 
 
 @kernel

@@ -13,6 +13,7 @@ from replay.fabric import KINDS, MOST_LINKS_OF_A_PATH
 HANDOFF_KIND, FETCH_KIND, EXCHANGE, LOAD_KIND, WRITE_KIND, DRAIN_KIND, COMPACTION, REQUEST_KIND, BACKGROUND = range(
     len(KINDS))
 CLASSES = 3
+MOST_UNITS = 1 << 61  # of a transfer
 SPARE_FLOWS = 1 << 14  # rows kept for what one event begins
 OUT, INTO, NIC_OUT, NIC_IN, WAYS = 0, 4, 8, 10, 12  # columns of `ways`; at most 4 links lie on a side of the cards
 ECMP, SPRAY, ADAPTIVE = range(3)
@@ -85,7 +86,7 @@ ENTRY = np.dtype([("next", "i4"), ("previous", "i4")], align=True)
 GENERATOR = np.dtype([("key", "u8"), ("bytes", "i8"), ("count", "i8"), ("mean_ps", "f8")], align=True)
 # the handoff of a request
 TRANSIT = np.dtype([
-    ("sent_ps", "i8"), ("ready_ps", "i8"), ("deliver_ps", "i8"),
+    ("sent_ps", "i8"), ("ready_ps", "i8"),
     ("under_way", "i4"), ("cached", "i4"),   # transfers; tokens of the cache still to be sent
     ("source", "i4"),
     ("able", "i1"), ("ready", "i1"),         # the decode instance can hold it; its prefill is complete

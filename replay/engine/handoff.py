@@ -85,7 +85,7 @@ def arrived(state, policies, i, r):
     if job.stage == HANDOFF:
         target = job.decode_instance
         if state.cluster[0].fabric:
-            state.wires.transits[r].deliver_ps = state.cluster[0].now_ps
+            job.deliver_ps = state.cluster[0].now_ps
         note(state, LOG_DELIVER, r, target, 0)
         release_blocks(state, policies, i, r)
         job.prefill_left = 0

@@ -1,7 +1,8 @@
 """What the hierarchy sends over a fabric: loads, writes, drains, spills, compaction."""
 
-from replay.engine.fabric_schema import LOAD_KIND, OP_BEGIN, OP_END, OP_MOVED, OP_QUOTE
+from replay.engine.fabric_schema import COMPACTION, LOAD_KIND, MOST_UNITS, OP_BEGIN, OP_END, OP_MOVED, OP_QUOTE
 from replay.engine.jit import inlined, kernel
+from replay.engine.schema import NONE
 from replay.engine.state import address_of
 from replay.engine.tier_schema import MOST_PARTS
 
@@ -11,6 +12,15 @@ def ship(state, source, target, blocks, kind, what):
     """Begin to send KV blocks from one endpoint to another, modified in place; returns the transfer."""
     size_bytes = blocks * state.wires.net[0].block_bytes
     return state.policies.fabric(address_of(state), OP_BEGIN, source, target, size_bytes, kind, what)
+
+
+@kernel
+def ship_much(state, endpoint, blocks):
+    """Begin to send blocks between the servers behind an endpoint, in transfers that a link can count. In place."""
+    most = MOST_UNITS // state.wires.net[0].unit // state.wires.net[0].block_bytes
+    while blocks > 0:
+        ship(state, endpoint, endpoint, min(blocks, most), COMPACTION, NONE)
+        blocks -= most
 
 
 @inlined

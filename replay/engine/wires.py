@@ -7,7 +7,7 @@ import numpy as np
 
 from replay.engine import fabric_schema
 from replay.engine.draws import mix
-from replay.engine.fabric_schema import HOPS, INTO, NIC_IN, NIC_OUT, OUT, SPARE_FLOWS, WAYS, Wires
+from replay.engine.fabric_schema import HOPS, INTO, MOST_UNITS, NIC_IN, NIC_OUT, OUT, SPARE_FLOWS, WAYS, Wires
 from replay.engine.schema import NONE, State
 from replay.errors import ConfigError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from replay.fabric import Fabric
     from traces import Trace
 
-MOST_SHIFT, MOST_UNITS, LEAST_LONGEST_BYTES = 6, 1 << 61, 1 << 20
+MOST_SHIFT, LEAST_LONGEST_BYTES = 6, 1 << 20
 FIRST_FLOWS = 4 * SPARE_FLOWS  # rows at the start; more are made when they run short
 FLOW_ROWS = ("flows", "transfers", "hops", "entries", "agenda")
 HANDOFFS = ("whole", "layerwise", "chunked")
@@ -163,7 +163,7 @@ def _generators(fabric: "Fabric", salt: int) -> np.ndarray:
 
 def _transits(requests: int) -> np.ndarray:
     rows = np.zeros(requests, fabric_schema.TRANSIT)
-    for name in ("sent_ps", "ready_ps", "deliver_ps", "source"):
+    for name in ("sent_ps", "ready_ps", "source"):
         rows[name] = NONE
     return rows
 
