@@ -6,6 +6,7 @@ from typing import Any
 
 from replay.errors import ConfigError
 from replay.fabric import Fabric
+from replay.fabric_config import build_fabric
 from replay.hardware import Profile, build, refuse_overflow
 from replay.hardware.conf import load, node
 from replay.hardware.fields import count, keys, number
@@ -18,7 +19,7 @@ DEFAULT_BLOCK_TOKENS = 16
 UNLIMITED_BLOCKS = 1_000_000_000
 LIMITS = ("max_batch", "token_budget", "kv_blocks", "nic_bytes_per_s", "nic_latency_s")
 KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "instances")
-HANDOFFS = ("whole", "layerwise")
+HANDOFFS = ("whole", "layerwise", "chunked")
 MOST_INSTANCES = 65536
 
 
@@ -41,6 +42,7 @@ class Cluster:
     """The instances of a run, ordered prefill, mixed, decode.
 
     layerwise : a handoff sends each layer as soon as it is computed, rather than all layers at the end
+    chunked   : it sends each chunk of the prompt as soon as it is computed; over a fabric only
     layers    : layers of the model, the pieces of a layerwise handoff
     """
 
@@ -62,14 +64,16 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
-                      kv a name of conf/kv, a whole node, or changes to a named one: {"base": "dram", "dram_gib": 64};
+                      kv and fabric a name of conf/kv and conf/fabric, a whole node, or changes to a named one:
+                      {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
     raises          : ConfigError as `build_cluster`
     """
     trace_block_tokens = overrides.pop("trace_block_tokens", None)
     config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model),
-              "kv": node("kv", overrides.pop("kv", "none"))}
+              "kv": node("kv", overrides.pop("kv", "none")),
+              "fabric": node("fabric", overrides.pop("fabric", "none"))}
     for key, value in overrides.items():
         owner = "hardware" if key in config["hardware"] and key not in config["cluster"] else "cluster"
         config[owner][key] = value
@@ -96,15 +100,23 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
     instances: list[Instance] = []
     for group in sorted(groups, key=lambda group: ROLES.index(group["role"])):
         instances += [_instance(group, settings, config, block_tokens)] * group["count"]
+    kv = build_kv(config.get("kv"), instances, block_tokens)
+    fabric = build_fabric(config.get("fabric"), instances, kv)
+    handoff = _choice(settings["handoff"], HANDOFFS, "cluster.handoff")
+    if handoff == "chunked" and fabric is None:
+        raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
+                          "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
     return Cluster(
         name=str(settings.get("name") or "cluster"),
         instances=tuple(instances),
         block_tokens=block_tokens,
-        layerwise=_choice(settings["handoff"], HANDOFFS, "cluster.handoff") == "layerwise",
+        layerwise=handoff == "layerwise",
         layers=_layers(config),
         prefix_cache=_choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
         gpus=sum(instance.profile.gpus for instance in instances),
-        kv=build_kv(config.get("kv"), instances, block_tokens),
+        kv=kv,
+        fabric=fabric,
+        chunked=handoff == "chunked",
     )
 
 
