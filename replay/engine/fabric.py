@@ -49,7 +49,7 @@ def fabric_event(state):
     net = state.wires.net[0]
     f = next_row(state)
     net.dirty = 1
-    if flows[f].state == FLOWING and net.fair:
+    if flows[f].state == FLOWING and net.fair and flows[f].hops > 0:
         return end_flow(state, f)
     pop_event(state)
     if flows[f].state == FLOWING:

@@ -140,7 +140,7 @@ def begin_flow(state, t, size_bytes, rail, network):
         link.most = max(link.most, link.flows)
         alone_ps = max(alone_ps, rounded_up(size_bytes * net.unit, link.rate))
     transfer.alone_ps = max(transfer.alone_ps, alone_ps + transfer.delay_ps)
-    if not net.fair:
+    if not net.fair or flow.hops == 0:  # without a link it takes no time
         push_event(state, f, reserve(state, f))
         return
     flow.left = size_bytes * net.unit
@@ -182,7 +182,7 @@ def end_flow(state, f):
         link.bytes += flow.bytes
         if net.fair and link.flows == 0:
             link.busy_ps += state.cluster[0].now_ps - link.since_ps
-    if net.fair:
+    if net.fair and flow.hops > 0:
         detach(state, f)
     net.dirty = 1
     flow.state = ENDED

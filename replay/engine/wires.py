@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from traces import Trace
 
 MOST_SHIFT, LEAST_LONGEST_BYTES = 6, 1 << 20
+MOST_FLOWS = 1 << 21
 FIRST_FLOWS = 4 * SPARE_FLOWS  # rows at the start; more are made when they run short
 FLOW_ROWS = ("flows", "transfers", "hops", "entries", "agenda")
 HANDOFFS = ("whole", "layerwise", "chunked")
@@ -204,6 +205,9 @@ def make_room(state: State) -> State:
     wires = state.wires
     if int(wires.net["flows_taken"][0]) + SPARE_FLOWS <= len(wires.flows):
         return state
+    if len(wires.flows) >= MOST_FLOWS:
+        raise ConfigError(f"a fabric must carry what is sent over it, but {MOST_FLOWS:,} flows wait at once: its "
+                          f"links are overloaded. Use faster links, or less background traffic.")
     grown = {}
     for name in FLOW_ROWS:
         old = getattr(wires, name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.twin.links import hand_off
 from tests.twin.movement import admitted
 from tests.twin.plain import Request, Server
+from tests.twin.traffic import send_rest, sends_parts, start_traffic
 
 if TYPE_CHECKING:
     from tests.twin.model import Twin
@@ -50,6 +51,7 @@ def preempt(twin: Twin, server: Server, request: Request | None) -> None:
     twin.release(request, server)
     request.handed_off = False
     request.preemptions += 1
+    request.parts_under_way = 0
     request.prefilled = 0
     request.prefill_left = 0
     server.waiting += 1
@@ -122,6 +124,7 @@ def admit(twin: Twin, server: Server, request: Request) -> None:
         request.blocks_reused = sum(len(resident.blocks) for resident in path)
         request.prefilled = hit
         request.prefill_left = request.context - hit
+        request.cached_tokens = hit
         server.prefilling.append(request)
         admitted(server, request, hit, request.scheduled_ps < 0)
     server.blocks.take(needed)
@@ -154,6 +157,9 @@ def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
         cost_ps = stalled_ps(twin, server, cost_ps)
     assert cost_ps >= 1, "an iteration must last"
     server.end_ps = twin.now + cost_ps
+    server.started_ps, server.cost = twin.now, cost_ps
+    if twin.network is not None:
+        start_traffic(twin, server, tokens)
 
 
 def stalled_ps(twin: Twin, server: Server, cost_ps: int) -> int:
@@ -186,6 +192,8 @@ def end_iteration_tokens(twin: Twin, server: Server) -> bool:
         request.charged -= end - start
         request.prefill_left -= end - start
         request.prefilled = end
+        if sends_parts(twin, server):
+            send_rest(twin, request, server, end - start)
         if request.prefill_left == 0:
             left |= complete_prefill(twin, server, request)
     return left

@@ -219,6 +219,12 @@ class Disk:
         return count
 
     @property
+    def moved_blocks(self) -> int:
+        """Blocks ever flushed, and read and written by merges."""
+        names = ("flush_blocks", "compact_read_blocks", "compact_write_blocks")
+        return sum(medium.counts[name] for medium in self.media for name in names)
+
+    @property
     def flushed_blocks(self) -> int:
         """Blocks ever flushed."""
         return sum(medium.counts["flush_blocks"] for medium in self.media)

@@ -16,6 +16,7 @@ from tests.twin.stores import Load, ServerWatch, Spill, Store, stores_of
 
 if TYPE_CHECKING:
     from tests.twin.model import Twin
+    from tests.twin.network import Network
     from tests.twin.plain import Request, Server
 
 
@@ -78,6 +79,11 @@ class Hierarchy:
         else:
             assert kind == "gc"
             lifetime.collect(self)
+
+    @property
+    def network(self) -> Network | None:
+        """The fabric at work, if there is one."""
+        return self.twin.network
 
     # places
 

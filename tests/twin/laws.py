@@ -68,7 +68,8 @@ def held_by_moves(h: Hierarchy, store: Store) -> Counter:
             if segment.store is store:
                 held.update(load.request.chain[: segment.held])
     for copy in store.writes:
-        held.update(copy.run.lineage[: copy.held])
+        if copy.life == store.life:
+            held.update(copy.run.lineage[: copy.held])
     return held
 
 
@@ -81,7 +82,7 @@ def check_moves(h: Hierarchy, store: Store) -> None:
         for segment, (_, first, end) in zip(load.segments, load.parts, strict=True)
         if segment.store is store
     )
-    writing = sum(copy.blocks - copy.base for copy in store.writes)
+    writing = sum(copy.blocks - copy.base for copy in store.writes if copy.life == store.life)
     for moved, under_way in ((store.read, reading), (store.written, writing)):
         assert balance(moved) == under_way >= 0
 

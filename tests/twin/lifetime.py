@@ -61,8 +61,8 @@ def leave(h: Hierarchy, store: Store) -> None:
         load.request.load_ps = now - load.issued_ps
         ended(h, load)
     for copy in store.writes:
-        store.written.cut += copy.blocks - copy.base
-    store.writes = []
+        if copy.life == store.life:
+            store.written.cut += copy.blocks - copy.base
     store.cache.drop()
     store.life += 1
     store.read_free_ps, store.write_free_ps = min(store.read_free_ps, now), min(store.write_free_ps, now)
@@ -114,14 +114,25 @@ def move_next(h: Hierarchy, store: Store) -> None:
         if not run.start_blocks <= there < resident.end:
             continue
         blocks = len(resident.blocks)
+        whole = resident.whole and resident.complete
+        move = Move(store, run, blocks, home, store.life, home.life, whole)
+        if h.network is not None:
+            send_move(h, move)
+            return
         begin_ps = max(h.clock.now, store.read_free_ps, home.write_free_ps)
         slower_fs = max(store.spec.read_block_fs, home.spec.write_block_fs)
         store.read_free_ps = home.write_free_ps = begin_ps + blocks * slower_fs // 1000
-        whole = resident.whole and resident.complete
-        move = Move(store, run, blocks, home, store.life, home.life, whole)
         h.push(store.read_free_ps, "drained", move)
         return
     leave(h, store)
+
+
+def send_move(h: Hierarchy, move: Move) -> None:
+    """Send a node that is drained over the fabric."""
+    assert h.network is not None
+    first, size = len(h.twin.servers), move.blocks * h.kv.block_bytes
+    came = lambda: h.push(h.clock.now, "drained", move)  # noqa: E731
+    h.network.begin(first + move.store.index, first + move.target.index, size, "drain", came)
 
 
 def drained(h: Hierarchy, move: Move) -> None:

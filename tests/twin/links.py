@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.twin import traffic
 from tests.twin.chains import end_of
-from tests.twin.plain import Request, Server, ceil_div
+from tests.twin.plain import Request, Server
 
 if TYPE_CHECKING:
     from tests.twin.model import Twin
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 def fetch(twin: Twin, request: Request, server: Server, source: Server, tokens: int) -> None:
     """Send the missing part of a prefix over the link of its holder."""
+    if twin.network is not None:
+        traffic.fetch(twin, request, server, source, tokens)
+        return
     path = source.blocks.visible(request.chain)
     source.blocks.pin(path)
     request.held_runs = len(path)
@@ -36,19 +40,15 @@ def deliver(twin: Twin, server: Server) -> None:
 
 def hand_off(twin: Twin, request: Request, server: Server) -> None:
     """Send a prefilled request to a decode instance, or fail it if it could never end there."""
-    views = [decoder.seen() for decoder in twin.decoders]
-    answer = twin.policies["decode"](request.seen(), views, twin.now)
-    target = twin.decoders[answer[0] if isinstance(answer, tuple) else answer]
-    request.decode_instance = target.index
-    blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
-    if blocks > target.blocks.total_blocks:
+    if twin.network is not None:
+        traffic.hand_off(twin, request, server)
+        return
+    traffic.choose_target(twin, request, server)
+    if not request.able:
         twin.release(request, server)
         twin.end(request, "failed")
         return
-    request.handed_off = True
-    target.waiting += 1
-    target.sent += 1
-    target.waiting_tokens += request.prompt_tokens + 1
+    request.handed_off = request.handed_over = True
     link = server.link
     transfer_ps = request.prompt_tokens * link.token_fs // 1000
     if twin.layers is None:
@@ -56,4 +56,4 @@ def hand_off(twin: Twin, request: Request, server: Server) -> None:
     else:
         overlapped = max(request.scheduled_ps, link.free_ps) + transfer_ps
         link.free_ps = max(overlapped, twin.now + transfer_ps // twin.layers)
-    link.deliveries.append((link.free_ps + link.latency_ps, request, "handoff", target.index, 0))
+    link.deliveries.append((link.free_ps + link.latency_ps, request, "handoff", request.decode_instance, 0))

@@ -8,12 +8,14 @@ from replay.policy import HOLD, Chosen
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
 from tests.twin.hierarchy import Hierarchy
 from tests.twin.links import deliver, fetch
-from tests.twin.plain import Request, Server, ceil_div
+from tests.twin.network import Network
+from tests.twin.plain import OPEN, Request, Server, ceil_div
 from tests.twin.reading import plain, requests_of
 from tests.twin.residents import Clock, Rules
+from tests.twin.traffic import send_request, take_back
 from traces.schema import Trace
 
-ARRIVAL, DELIVERY, ITERATION, HIERARCHY = range(4)
+ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC = range(5)
 FIELDS = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "status", "prefill_instance",
     "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
@@ -38,10 +40,26 @@ def run(
                   sorted; `events`; `stores`: name -> list in the order of the stores, empty without `Cluster.kv`
     """
     twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predictions), policies, max(1, len(tiers)))
+    if cluster.fabric is not None:
+        twin.network = Network(cluster.fabric, twin, seed, longest_bytes(trace, cluster))
     while twin.step():
         twin.check()
     twin.check_end()
     return twin.results()
+
+
+def longest_bytes(trace: Trace, cluster: Cluster) -> int:
+    """Return the most bytes that a transfer of a run can have, as FABRIC.md says."""
+    fabric = cluster.fabric
+    assert fabric is not None
+    context = int((trace.column("prompt_tokens") + trace.column("output_tokens")).max())
+    token_bytes = max(instance.profile.kv_token_bytes for instance in cluster.instances)
+    sizes = [2**20, context * token_bytes, context * fabric.request_token_bytes]
+    sizes += [background.bytes for background in fabric.background]
+    if fabric.exchange_group > 1:
+        budget = max(*(instance.token_budget for instance in cluster.instances), context)
+        sizes.append(budget * fabric.exchange_token_bytes)
+    return max(sizes)
 
 
 def load_all_at_once(*_: Any) -> tuple[int, float]:
@@ -80,6 +98,9 @@ class Twin:
         self.prefillers = [server for server in self.servers if server.role != "decode"]
         self.decoders = [server for server in self.servers if server.role != "prefill"]
         self.layers = cluster.layers if cluster.layerwise else None
+        self.layers_of_model, self.chunked = cluster.layers, cluster.chunked
+        self.network: Network | None = None
+        self.kv_token_bytes = max(instance.profile.kv_token_bytes for instance in cluster.instances)
         self.arrivals = [(request.arrival_ps, request.row) for request in requests if request.parent < 0]
         self.arrived = 0
         self.held: list[Request] = []
@@ -100,12 +121,14 @@ class Twin:
         """List (time, class, index) of what is to happen."""
         events = [(time, ARRIVAL, row) for time, row in self.arrivals]
         for server in self.servers:
-            if server.link.deliveries:
+            if server.link.deliveries and self.network is None:
                 events.append((server.link.deliveries[0][0], DELIVERY, server.index))
-            if server.end_ps is not None:
+            if server.end_ps is not None and server.end_ps < OPEN:
                 events.append((server.end_ps, ITERATION, server.index))
         if self.hierarchy is not None:
             events += [(time, HIERARCHY, sequence) for time, sequence, _, _ in self.hierarchy.events]
+        if self.network is not None:
+            events += [(time, FABRIC, sequence) for time, sequence in self.network.pending()]
         return events
 
     def step(self) -> bool:
@@ -124,6 +147,9 @@ class Twin:
             deliver(self, self.servers[index])
         elif kind == ITERATION:
             self.end_iteration(self.servers[index])
+        elif kind == FABRIC:
+            assert self.network is not None
+            self.network.handle(index)
         elif self.hierarchy is not None:
             self.hierarchy.handle(index)
         if self.hierarchy is not None:
@@ -200,13 +226,24 @@ class Twin:
         request.prefill_instance = server.index
         holder = source if source is not None and fetches else server
         request.charged = request.prompt_tokens - (self.believed(request, holder) if self.reads_hits else 0)
-        request.ready_ps = self.now if server.end_ps is None else server.end_ps
         if self.hierarchy is not None:
             self.hierarchy.shards.sent(request, server)
         server.waiting += 1
         server.sent += 1
         server.waiting_tokens += request.prompt_tokens
         server.queued_tokens += request.charged
+        if self.network is not None and self.network.fabric.request_token_bytes:
+            send_request(self, request, server, source)
+        else:
+            self.settle_down(request, server, source)
+
+    def settle_down(self, request: Request, server: Server, source: Server | None) -> None:
+        """Fetch, load or queue a request on the instance that it was sent to."""
+        own = server.hit(request)
+        best = source.hit(request) if source is not None else -1
+        fetches = source is not None and source is not server and best > own
+        ends_ps = server.started_ps + server.cost if server.end_ps == OPEN else server.end_ps
+        request.ready_ps = self.now if ends_ps is None else ends_ps
         if source is not None and fetches:
             fetch(self, request, server, source, best - own)
         elif self.hierarchy is None or not self.hierarchy.dispatched(request, server):
@@ -258,6 +295,7 @@ class Twin:
 
     def finish(self, request: Request, server: Server) -> None:
         """Complete a request; its turns come after their think time."""
+        take_back(self, request)
         self.release(request, server)
         request.finish_ps = self.now
         request.status = "finished"
@@ -293,6 +331,8 @@ class Twin:
         """Fail if anything is held or under way when nothing is to happen any more."""
         if self.hierarchy is not None:
             self.hierarchy.check_end()
+        if self.network is not None:
+            self.network.check_end()
 
     def results(self) -> dict[str, Any]:
         """Return what became of every request, as lists in trace order."""
@@ -305,4 +345,5 @@ class Twin:
             "gaps": [sorted(gaps) for gaps in self.gaps],
             "events": [self.events],
             "stores": self.hierarchy.results() if self.hierarchy else {},
+            "network": self.network.results() if self.network else {},
         }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from replay.kv import DISK, DRAM
 from tests.twin.chains import end_of, key_of
 from tests.twin.plain import PS_PER_S, Request, Server
-from tests.twin.plans import S, book, compute_s, plan, segments_for
-from tests.twin.stores import OVER, PENDING, UNDER_WAY, Load
+from tests.twin.plans import S, book, compute_s, plan, segments_for, source_of
+from tests.twin.stores import OVER, PENDING, UNDER_WAY, Load, Segment
+from tests.twin.traffic import load_came
 
 if TYPE_CHECKING:
     from tests.twin.hierarchy import Hierarchy
@@ -43,18 +44,38 @@ def start(h: Hierarchy, load: Load) -> None:
         path = store.cache.visible(chain)
         store.cache.pin(path)
         segment.held, segment.life = len(path), store.life
+        if h.network is not None:
+            ship(h, load, segment)
         store.read.sent += blocks
-    load.end_ps = max(segment.end_ps for segment in load.segments)
+    load.end_ps = load.media_ps = max(segment.end_ps for segment in load.segments)
     load.sent = load.cur - load.base
     load.parts = [(segment.store.tier, segment.first, segment.end) for segment in load.segments]
     load.server.loads_under_way += 1
     load.request.load_ps = load.end_ps - now
     h.loads.append(load)
-    h.push(load.end_ps, "loaded", load)
+    if h.network is None:
+        h.push(load.end_ps, "loaded", load)
     if any(segment.store.index < h.kv.shared_nodes for segment in load.segments):
         key = key_of(chain, h.kv.key_blocks)
         assert key is not None
         h.reads[key] = h.reads.get(key, 0) + 1
+
+
+def ship(h: Hierarchy, load: Load, segment: Segment) -> None:
+    """Send a segment over the fabric; the load is there when all of them are and the media are through."""
+    assert h.network is not None
+    load.shipments += 1
+
+    def came() -> None:
+        load.shipments -= 1
+        if load.shipments == 0 and load in h.loads:
+            load.end_ps = max(h.clock.now, load.media_ps)
+            load.request.load_ps = load.end_ps - load.issued_ps
+            h.push(load.end_ps, "loaded", load)
+
+    size = (segment.end - segment.first) * h.kv.block_bytes
+    segment.transfer = h.network.begin(source_of(h, segment), load.server.index, size, "load", came)
+    segment.network = h.network
 
 
 def ended(h: Hierarchy, load: Load) -> None:
@@ -72,6 +93,8 @@ def ended(h: Hierarchy, load: Load) -> None:
     h.loads.remove(load)
     if load.stands:
         land(h, load)
+    if load.request in load.server.awaited and load.request.load is load:
+        load_came(h.twin, load.server, load.request)
     load.server.loads_under_way -= 1
     start_pending(h, load.server)
 
@@ -146,7 +169,7 @@ def conclude(h: Hierarchy, server: Server, head: Request) -> None:
     there = h.whole_units(server.blocks.visible_blocks(head.chain)) >= load.base
     if h.kv.overlap and under_way and there:
         a, b = server.usable(arrived, head.context), server.usable(load.cur, head.context)
-        if (load.end_ps - now) * S <= compute_s(server, a, b):
+        if (expected_end(load, now) - now) * S <= compute_s(server, a, b):
             count(load, now)
             return
     arrived = h.whole_units(arrived)
@@ -156,6 +179,12 @@ def conclude(h: Hierarchy, server: Server, head: Request) -> None:
         landed = there and arrived > load.base
         settle(load, arrived if landed else -1, "cut" if there else "wasted")
     load.stands = False
+
+
+def expected_end(load: Load, now_ps: int) -> int:
+    """Return when a load is there, as far as can be said now."""
+    ends = [s.network.expected_end(s.transfer) for s in load.segments if s.network and not s.transfer.delivered]
+    return max(load.media_ps, now_ps, *ends) if load.segments[0].network else load.end_ps
 
 
 def on_demand(h: Hierarchy, server: Server, head: Request) -> None:
@@ -189,7 +218,10 @@ def admitted(server: Server, request: Request, hit: int, first: bool) -> None:
     if request.counted_blocks:
         assert load is not None and load.state != PENDING
         settle(load, load.cur, "cut")
-        server.stalls.append((request.stall_ps, request))
+        if load.segments[0].network:
+            server.awaited.append(request)
+        else:
+            server.stalls.append((request.stall_ps, request))
         request.counted_blocks = 0
     if not first:
         return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FS_PER_S = 1e15
 PS_PER_S = 1e12
 CHUNK = tuple[int, int]
+OPEN = 10**30  # the end of an iteration that waits for KV
 
 
 @dataclass(eq=False)
@@ -67,6 +68,10 @@ class Request:
     ready_ps: int = -1  # when its instance could first have admitted it
     counted_blocks: int = 0  # of its path when its load is there, if it is to run with it
     stall_ps: int = 0
+    able: bool = False  # its decode instance, chosen, can hold it
+    handed_over: bool = False  # its prefill is complete
+    parts_under_way: int = 0  # transfers of its handoff over a fabric
+    cached_tokens: int = 0  # of its admission, still to be sent
     lookup_ps: int = 0
     load_ps: int = 0
     exposed_ps: int = 0
@@ -142,6 +147,9 @@ class Server:
         self.pending_loads: list[Load] = []
         self.stalls: list[tuple[int, Request]] = []  # of the requests admitted to the next iteration
         self.empty_since_ps = 0
+        self.started_ps = self.cost = self.longer_ps = 0  # of the iteration in progress, with a fabric
+        self.exchanges = 0  # transfers that it waits for
+        self.awaited: list[Request] = []  # requests for whose loads it waits
 
     @property
     def running(self) -> list[Request]:
@@ -206,6 +214,8 @@ class Server:
             waiting_tokens=self.waiting_tokens,
             transfer_token_s=self.transfer_token_s,
             transfer_latency_s=self.transfer_latency_s,
+            transfer_s=0.0,
+            link_flows=0,
             **self.nominal,
         )
 

@@ -99,7 +99,12 @@ def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segm
     ends = []
     for segment in segments:
         book(h, chain, server, segment)
-        ends.append((segment.store.tier, segment.end_ps))
+        end_ps = segment.end_ps
+        if h.network is not None:
+            size = (segment.end - segment.first) * h.kv.block_bytes
+            quote = h.network.quote(source_of(h, segment), server.index, size, "load")
+            end_ps = max(end_ps, h.clock.now + quote)
+        ends.append((segment.store.tier, end_ps))
     for store, free_ps in zip(h.stores, cards, strict=True):
         store.read_free_ps = free_ps
     for clock, free_ps, counts in media:
@@ -110,6 +115,9 @@ def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segm
 def book(h: Hierarchy, chain: list[Run], server: Server, segment: Segment) -> None:
     """Put a segment on the cards and media that it needs, from now on."""
     now, store, blocks = h.clock.now, segment.store, segment.end - segment.first
+    if store.disk is None and h.network is not None:
+        segment.start_ps = segment.end_ps = now
+        return
     if store.disk is None:
         segment.start_ps, segment.end_ps = store.carry(now, blocks)
         return
@@ -119,11 +127,18 @@ def book(h: Hierarchy, chain: list[Run], server: Server, segment: Segment) -> No
         starts.append(start)
         ends.append(done + h.kv.lsm.media[medium].latency_ps)
     segment.above = above(h, chain, server, store)
-    if segment.above is not None:
+    if segment.above is not None and h.network is None:
         start, done = segment.above.carry(now, blocks)
         starts.append(start)
         ends.append(done)
     segment.start_ps, segment.end_ps = min(starts, default=now), max(ends)
+
+
+def source_of(h: Hierarchy, segment: Segment) -> int:
+    """Return the endpoint that sends a segment: of a local disk that of the DRAM above, if it is there."""
+    own = segment.above is None or not segment.store.local
+    store = segment.store if own or segment.above is None else segment.above
+    return len(h.twin.servers) + store.index
 
 
 def parts_of(chain: list[Run], first: int, end: int) -> list[tuple[int, int, int]]:

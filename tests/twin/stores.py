@@ -10,10 +10,11 @@ from replay.kv import Store as Spec
 from tests.twin.chains import Run
 from tests.twin.disk import Disk
 from tests.twin.prefixes import BlockCache
-from tests.twin.residents import Clock, Resident, Watch
+from tests.twin.residents import Resident, Watch
 
 if TYPE_CHECKING:
     from tests.twin.hierarchy import Hierarchy
+    from tests.twin.network import Network, Transfer
     from tests.twin.plain import Request, Server
 
 PENDING, UNDER_WAY, OVER = "pending", "under way", "over"
@@ -35,7 +36,7 @@ class Store:
         self.drained_to = -1  # number of the node last looked at by a drain
         kv = hierarchy.kv
         self.disk = Disk(kv.lsm) if spec.tier == DISK else None
-        watch: Watch = DramWatch(self, hierarchy) if spec.tier == DRAM else DiskWatch(self, hierarchy.clock)
+        watch: Watch = DramWatch(self, hierarchy) if spec.tier == DRAM else DiskWatch(self, hierarchy)
         self.cache = BlockCache(spec.blocks, hierarchy.rules, hierarchy.clock, tier=spec.tier, watch=watch)
         self.read = Moved()
         self.written = Moved()
@@ -80,9 +81,10 @@ class DramWatch(Watch):
 class DiskWatch(Watch):
     """A disk writes down what comes and marks what goes."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, hierarchy: Hierarchy) -> None:
         self.store = store
-        self.clock = clock
+        self.hierarchy = hierarchy
+        self.clock = hierarchy.clock
 
     def shrunk(self, run: Run, count: int) -> None:
         """Trim the node's fragments."""
@@ -96,8 +98,18 @@ class DiskWatch(Watch):
 
     def inserted(self) -> None:
         """Flush a memtable that is full."""
-        assert self.store.disk is not None
-        self.store.disk.settle(self.clock.now, self.collect)
+        disk, network = self.store.disk, self.hierarchy.network
+        assert disk is not None
+        before = disk.moved_blocks
+        disk.settle(self.clock.now, self.collect)
+        blocks = disk.moved_blocks - before
+        if network is None or self.store.local:
+            return
+        endpoint, size = len(network.twin.servers) + self.store.index, self.hierarchy.kv.block_bytes
+        most = 2**61 // network.unit // size
+        while blocks > 0:
+            network.begin(endpoint, endpoint, min(blocks, most) * size, "compaction")
+            blocks -= most
 
     def collect(self) -> None:
         """Free what is dead here before a merge."""
@@ -158,15 +170,28 @@ class Segment:
     held: int = 0
     life: int = 0
     start_ps: int = -1
-    end_ps: int = -1
+    end_ps: int = -1  # with a fabric: of its media
+    transfer: Transfer | None = None
+    network: Network | None = None
 
     @property
     def latency_ps(self) -> int:
         """Time after the last block left; a disk's is in its end."""
-        return self.store.spec.latency_ps if self.store.tier == DRAM else 0
+        return self.store.spec.latency_ps if self.store.tier == DRAM and self.network is None else 0
 
     def arrived(self, now_ps: int) -> int:
         """Count the blocks that are there."""
+        if self.network is not None and self.transfer is not None and not self.transfer.delivered:
+            carried = self.network.moved(self.transfer) // (self.network.twin.hierarchy.kv.block_bytes)
+            return min(carried, self.read(now_ps))
+        return self.read(now_ps)
+
+    def there(self, now_ps: int) -> bool:
+        """Whether all of it has arrived."""
+        return self.end_ps <= now_ps and (self.transfer is None or self.transfer.delivered)
+
+    def read(self, now_ps: int) -> int:
+        """Count the blocks that card or media are through with."""
         blocks = self.end - self.first
         if self.end_ps <= now_ps:
             return blocks
@@ -190,6 +215,8 @@ class Load:
     stands: bool = True
     issued_ps: int = -1
     end_ps: int = -1
+    media_ps: int = -1
+    shipments: int = 0  # over a fabric, under way
     landed: int = -1  # blocks of the path that it brought or counted, -1 if none
     sent: int = 0
     reach: int = -1  # of a load that was cut: the blocks that were there then
@@ -207,7 +234,7 @@ class Load:
         found = self.base
         for segment in self.segments:
             found += segment.arrived(now_ps)
-            if segment.end_ps > now_ps:
+            if not segment.there(now_ps):
                 break
         return found
 

@@ -29,14 +29,16 @@ def write_all(h: Hierarchy, server: Server, run: Run, blocks: int, whole: bool) 
         targets = [h.private_disk(server) or h.common_disk]
     for store in targets:
         if store is not None:
-            write(h, store, run, blocks, whole)
+            write(h, server, store, run, blocks, whole)
 
 
-def write(h: Hierarchy, store: Store, run: Run, blocks: int, whole: bool) -> None:
+def write(h: Hierarchy, server: Server, store: Store, run: Run, blocks: int, whole: bool) -> None:
     """Send the blocks of a path that lack in a store, if it takes writes and has a place for one more."""
     path = store.cache.visible(run.lineage)
     base = sum(len(resident.blocks) for resident in path)
-    same = any(other.run is run and other.blocks >= blocks for other in store.writes)
+    same = any(
+        other.run is run and other.blocks >= blocks and other.life == store.life for other in store.writes
+    )
     if not store.present or store.leaving or base >= blocks or same:
         return
     if len(store.writes) >= h.kv.writes:
@@ -44,20 +46,24 @@ def write(h: Hierarchy, store: Store, run: Run, blocks: int, whole: bool) -> Non
         return
     store.cache.pin(path)
     sent = blocks - base
-    begin_ps = max(h.clock.now, store.write_free_ps)
-    store.write_free_ps = begin_ps + sent * store.spec.write_block_fs // 1000
     copy = Write(store, run, blocks, base, len(path), store.life, whole)
     store.writes.append(copy)
     store.written.sent += sent
+    if h.network is not None:
+        size, target = sent * h.kv.block_bytes, len(h.twin.servers) + store.index
+        h.network.begin(server.index, target, size, "write", lambda: h.push(h.clock.now, "written", copy))
+        return
+    begin_ps = max(h.clock.now, store.write_free_ps)
+    store.write_free_ps = begin_ps + sent * store.spec.write_block_fs // 1000
     h.push(store.write_free_ps + store.spec.latency_ps, "written", copy)
 
 
 def written(h: Hierarchy, copy: Write) -> None:
     """Take in a copy that is all there."""
     store = copy.store
+    store.writes.remove(copy)
     if copy.life != store.life:
         return
-    store.writes.remove(copy)
     chain = copy.run.lineage
     store.cache.release(chain, copy.held)
     if store.cache.visible_blocks(chain) >= copy.base:
@@ -76,5 +82,11 @@ def work_off_spills(h: Hierarchy) -> None:
             continue
         disk = h.below(spill.holder)
         assert disk is not None
-        if disk.present:
-            disk.cache.insert(spill.run.lineage, spill.end, spill.whole)
+        if not disk.present:
+            continue
+        before = disk.cache.inserted_blocks
+        disk.cache.insert(spill.run.lineage, spill.end, spill.whole)
+        came, first = disk.cache.inserted_blocks - before, len(h.twin.servers)
+        if h.network is not None and not disk.local and came:
+            size = came * h.kv.block_bytes
+            h.network.begin(first + spill.holder.index, first + disk.index, size, "write")
