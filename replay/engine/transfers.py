@@ -140,12 +140,12 @@ def begin_flow(state, t, size_bytes, rail, network):
         link.most = max(link.most, link.flows)
         alone_ps = max(alone_ps, rounded_up(size_bytes * net.unit, link.rate))
     transfer.alone_ps = max(transfer.alone_ps, alone_ps + transfer.delay_ps)
+    flow.left = size_bytes * net.unit if flow.hops > 0 else 0
+    flow.since_ps = now_ps
+    flow.rate = NONE if flow.hops > 0 else 0
     if not net.fair or flow.hops == 0:  # without a link it takes no time
         push_event(state, f, reserve(state, f))
         return
-    flow.left = size_bytes * net.unit
-    flow.rate = NONE
-    flow.since_ps = now_ps
     flow.start_ps = now_ps
     flow.end_ps = NEVER_PS
     flow.sequence = net.sequence

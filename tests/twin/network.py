@@ -217,7 +217,7 @@ class Network:
             path = self.path(a, b, network, rail, spine)
             if crosses and self.climbs(a, b, network):
                 self.count_collision(a, network, rail, spine)
-            self.start(Flow(part, path, transfer, self.fabric.class_of[index], self.sequence, part * self.unit,
+            self.start(Flow(part, path, transfer, self.fabric.class_of[index], self.sequence, part * self.unit if path else 0,
                             self.now, self.now))  # fmt: skip
         self.counts[kind].transfers += 1
         self.counts[kind].bytes += size
