@@ -44,6 +44,19 @@ def odd_route(request, instances, now_ps, most_waiting: Span(1, 64) = 2):
     return i, holder if lot < 0.7 else int(lot * (count + 1)) - 1
 
 
+def odd_links(request, instances, now_ps):
+    """Send a request where the network is least used, by what is seen of it.
+
+    source : own
+    """
+    best, lowest = 0, 1e300
+    for i in range(len(instances)):
+        cost = instances[i].link_utilisation * 100.0 + instances[i].link_flows + instances[i].waiting
+        if cost < lowest:
+            best, lowest = i, cost
+    return best
+
+
 def odd_short(request, instances, now_ps):
     """Send a request where the fewest prompt tokens are queued, whatever is cached.
 
@@ -121,6 +134,7 @@ SLOT_OF = {
     odd_admit: "admit",
     odd_route: "route",
     odd_short: "route",
+    odd_links: "route",
     odd_decode: "decode",
     odd_order: "order",
     odd_equal: "order",

@@ -103,12 +103,21 @@ def generate(state, f):
     push_event(state, f, state.cluster[0].now_ps + next_gap_ps(state, g))
 
 
+@inlined
+def used_share(units, rate, span_ps):
+    """Return which share of what a link can carry in a time it has carried."""
+    return np.float64(units) / (np.float64(rate) * np.float64(span_ps))
+
+
 @kernel
 def signal(state):
     """Let policies see what is on the links now, modified in place. O(links)."""
     for m in range(len(state.wires.links)):
         link = state.wires.links[m]
         link.seen_flows = link.flows
+        units = (link.bytes - link.seen_bytes) * state.wires.net[0].unit
+        link.seen_share = used_share(units, link.rate, state.wires.net[0].signal_ps)
+        link.seen_bytes = link.bytes
         link.seen_free_ps = link.free_ps
 
 
@@ -129,19 +138,31 @@ def take_sample(state):
     net.samples += 1
 
 
+@inlined
+def show_card(state, j):
+    """Fill in what policies read of the card through which instance j receives KV, modified in place."""
+    net = state.wires.net[0]
+    view = state.views[j]
+    card = state.wires.links[state.wires.ways[j, NIC_IN + state.wires.kinds[HANDOFF_KIND].network]]
+    if net.signal_ps > 0:
+        view.link_flows = card.seen_flows
+        view.link_utilisation = card.seen_share
+    else:
+        view.link_flows = card.flows
+        view.link_utilisation = used_share(card.bytes * net.unit, card.rate, max(1, state.cluster[0].now_ps))
+
+
+
 @kernel
 def show(state, i, r):
     """Fill in what decode policies read of the links for request r, prefilled on instance i, modified in place."""
     cluster = state.cluster[0]
     net = state.wires.net[0]
     size_bytes = state.requests[r].prompt_tokens * net.kv_token_bytes
-    network = state.wires.kinds[HANDOFF_KIND].network
     seen = net.signal_ps > 0
     for j in range(cluster.first_decode, cluster.num_instances):
-        view = state.views[j]
-        view.transfer_s = quote_ps(state, i, j, size_bytes, HANDOFF_KIND, seen) * 1e-12
-        card = state.wires.links[state.wires.ways[j, NIC_IN + network]]
-        view.link_flows = card.seen_flows if seen else card.flows
+        show_card(state, j)
+        state.views[j].transfer_s = quote_ps(state, i, j, size_bytes, HANDOFF_KIND, seen) * 1e-12
 
 
 @kernel
@@ -165,7 +186,7 @@ def end_of(state, t):
 def operate_fabric(state, operation, a, b, size_bytes, kind, what):
     """Do one operation of the fabric for the event loop or the hierarchy, modified in place.
 
-    a, b : endpoints; of OP_SHOW an instance and a request, of OP_END and OP_MOVED a transfer
+    a, b : endpoints; of OP_SHOW an instance and a request, or -1 for the views of route; of OP_END, OP_MOVED a transfer
     """
     if operation == OP_BEGIN:
         return begin(state, a, b, size_bytes, kind, what)
@@ -176,7 +197,12 @@ def operate_fabric(state, operation, a, b, size_bytes, kind, what):
     elif operation == OP_QUOTE:
         return quote_ps(state, a, b, size_bytes, kind, what)
     elif operation == OP_SHOW:
-        show(state, a, b)
+        if a >= 0:
+            show(state, a, b)
+        else:
+            for i in range(state.cluster[0].num_prefill):
+                show_card(state, i)
+                state.views[i].transfer_s = 0.0
     elif operation == OP_END:
         return end_of(state, a)
     elif operation == OP_MOVED:

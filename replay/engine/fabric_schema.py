@@ -33,23 +33,25 @@ NET = np.dtype([
     ("loss", "i4"),                          # thousandths of goodput
     ("flow_free", "i4"), ("transfer_free", "i4"), ("flows_used", "i4"), ("transfers_used", "i4"),
     ("flows_taken", "i4"), ("transfers_taken", "i4"),
-    ("active", "i4"), ("first", "i4"),       # fair: list of flows under way; of these the one that ends first
+    ("active", "i4"), ("last", "i4"), ("first", "i4"), ("crowds", "i4"),  # fair: flows under way, first to end
     ("events", "i4"),                        # in the heap
     ("gateway", "i4"), ("generators", "i4"), ("classes", "i4"),
     ("handoff", "i1"), ("fair", "i1"), ("balance", "i1"), ("per_flow", "i1"), ("striping", "i1"), ("dirty", "i1"),
-    ("reads_links", "i1"),                   # the decode policy reads transfer_s or link_flows
+    ("unfair", "i1"),              # fair: flows came or went on crowded links since shares were found
+    ("reads_links", "i1"), ("route_reads_links", "i1"),  # whether decode, or admit and route, read what links carry
 ], align=True)
 
 LINK = np.dtype([
     ("rate", "i8"),                # units a picosecond
     ("free_ps", "i8"),             # fifo: when it has served what came so far
+    ("peaks", "i8"),               # fair: sum of its flows' peaks
+    ("room", "i8"), ("share", "i8"),         # while shares are found
+    ("flows", "i4"), ("without", "i4"),      # flows on it; of these without a share
+    ("head", "i4"), ("most", "i4"),          # first of its flows; how many there were at once so far
+    ("receives", "i4"), ("seen_flows", "i4"),
     ("bytes", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"),
     ("since_ps", "i8"),            # fair: since when it is busy
-    ("seen_free_ps", "i8"),
-    ("room", "i8"), ("share", "i8"),         # while shares are found
-    ("flows", "i4"), ("seen_flows", "i4"), ("head", "i4"), ("without", "i4"),  # `without` a share
-    ("most", "i4"),                # flows at once so far
-    ("receives", "i1"),
+    ("seen_free_ps", "i8"), ("seen_bytes", "i8"), ("seen_share", "f8"), ("spare", "i8"),
 ], align=True)
 
 ENDPOINT = np.dtype([
@@ -66,16 +68,18 @@ KIND = np.dtype([
 
 # what a row of `flows` waits for
 FREE, FLOWING, ENDED, DELIVERING, GENERATING, SIGNALLING, SAMPLING = range(7)
-FLOW = np.dtype([
+FLOW = np.dtype([                  # what finding shares looks at fills the first 64 bytes
     ("end_ps", "i8"),              # when its event comes
     ("sequence", "i8"),
-    ("left", "i8"), ("rate", "i8"), ("since_ps", "i8"),  # fair: units left at since_ps, units a picosecond since
-    ("new_rate", "i8"), ("pass_number", "i8"),
-    ("start_ps", "i8"),
-    ("bytes", "i8"),
-    ("transfer", "i4"), ("hops", "i4"), ("urgency", "i4"), ("sibling", "i4"),
-    ("next", "i4"), ("previous", "i4"),      # fair: flows under way; next free row
-    ("state", "i1"),
+    ("rate", "i8"), ("new_rate", "i8"),      # fair: units a picosecond since since_ps, and from now on
+    ("pass_number", "i8"),
+    ("peak", "i8"),                # the slowest link of its path
+    ("next", "i4"), ("previous", "i4"),      # fair: flows under way by peak; next free row
+    ("hops", "i4"), ("urgency", "i4"),
+    ("left", "i8"), ("since_ps", "i8"),      # fair: units left at since_ps
+    ("start_ps", "i8"), ("bytes", "i8"),
+    ("transfer", "i4"), ("sibling", "i4"),
+    ("state", "i8"), ("spare_1", "i8"), ("spare_2", "i8"),  # rows of two cache lines
 ], align=True)
 TRANSFER = np.dtype([
     ("bytes", "i8"), ("begin_ps", "i8"), ("delay_ps", "i8"), ("alone_ps", "i8"),
@@ -113,6 +117,8 @@ class Wires(NamedTuple):
     entries: np.ndarray  # ENTRY (capacity * MOST_LINKS_OF_A_PATH,): a flow in the list of a link
     agenda: np.ndarray  # int32 (capacity,): heap of flows by (end_ps, sequence)
     order: np.ndarray  # int32 (num_links,): heap of links by share
+    crowded: np.ndarray  # int32 (num_links,): 1 + place in `crowd` of a link whose flows might want more than it has
+    crowd: np.ndarray  # int32 (num_links,): these links, NET.crowds of them
     generators: np.ndarray  # GENERATOR (generators,)
     transits: np.ndarray  # TRANSIT (num_requests,)
     series: np.ndarray  # int64 (samples, 1 + num_links): time, then bytes so far by link

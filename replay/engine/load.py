@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOG_CAPACITY = 1 << 16
 EVICT_READS = frozenset({"score", "tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks",
                          "next_use", "group_share", "group_reuse_s", "uses_since"})
-LINK_SIGNALS = frozenset({"transfer_s", "link_flows"})
+LINK_SIGNALS = frozenset({"transfer_s", "link_flows", "link_utilisation"})
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
 
@@ -75,8 +75,7 @@ def state_of(
     if tiered:
         state = state._replace(hierarchy=hierarchy_of(trace, cluster, state, options))
     if cluster.fabric is not None:
-        reads = chosen["decode"].policy.reads & LINK_SIGNALS
-        state = state._replace(wires=wires_of(trace, cluster, state, {**options, "reads_links": bool(reads)}))
+        state = state._replace(wires=wires_of(trace, cluster, state, {**options, **_reads_links(chosen)}))
     return _records(state) if INTERPRETED else state
 
 
@@ -157,10 +156,18 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     row["batch_reads_blocks"] = bool(batch.reads & BLOCK_COUNTS) or _uses_now(batch.function)
 
 
+def _reads_links(chosen: Mapping[str, Chosen]) -> dict[str, bool]:
+    """Return whether policies read what the links of a fabric carry: decode, and admit or route."""
+    arrival = chosen["admit"].policy.reads | chosen["route"].policy.reads
+    return {"reads_links": bool(chosen["decode"].policy.reads & LINK_SIGNALS),
+            "route_reads_links": bool(arrival & LINK_SIGNALS)}  # fmt: skip
+
+
 def set_policies(state: State, chosen: Mapping[str, Chosen]) -> None:
     """Change the policies of a state, modified in place; requests that wait keep the keys they have."""
     _reads(state.cluster, chosen)
-    state.wires.net["reads_links"] = bool(chosen["decode"].policy.reads & LINK_SIGNALS)
+    for name, reads in _reads_links(chosen).items():
+        state.wires.net[name] = reads
     state.tunables[:] = tunables(dict(chosen))
 
 

@@ -1,6 +1,7 @@
 """What policies are told as a request comes: hits and blocks of the instances."""
 
 from replay.engine.eviction_queue import first_queued
+from replay.engine.fabric_schema import OP_SHOW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import hit_tokens, resident_blocks, usable_tokens
 from replay.engine.phases import settle
@@ -14,6 +15,8 @@ def observe(state, r):
     """Bring what admit and route read up to date for request r, in place: blocks and hits, if they read them."""
     cluster = state.cluster[0]
     count = cluster.num_prefill
+    if cluster.fabric and state.wires.net[0].route_reads_links:
+        state.policies.fabric(address_of(state), OP_SHOW, NONE, r, 0, 0, 0)
     if cluster.reads_blocks:
         for i in range(count):
             settle(state, i)

@@ -83,6 +83,14 @@ def try_route(state, policies, r):
 
 
 @inlined
+def looks(state):
+    """Whether admit or route read what must be brought up to date for them."""
+    cluster = state.cluster[0]
+    links = cluster.fabric and state.wires.net[0].route_reads_links
+    return cluster.reads_hits or cluster.reads_blocks or links
+
+
+@inlined
 def arrive(state, policies, r):
     """Handle the arrival of request r at now. Modified in place."""
     cluster = state.cluster[0]
@@ -102,7 +110,7 @@ def consider(state, policies, r):
     """Handle request r once its prefix is looked up: admission, then routing or the cluster queue, in place."""
     cluster = state.cluster[0]
     request = state.requests[r]
-    if cluster.reads_hits or cluster.reads_blocks:
+    if looks(state):
         observe(state, r)
     if not policies.admit(request, state.prefill_views, cluster.now_ps, state.tunables):
         note(state, LOG_REJECT, r, NONE, 0)
@@ -126,7 +134,7 @@ def drain(state, policies):
     cluster = state.cluster[0]
     while cluster.held >= 0 and cluster.fault == 0:
         r = cluster.held
-        if cluster.reads_hits or cluster.reads_blocks:
+        if looks(state):
             observe(state, r)
         root = cluster.held
         after = pop(state.jobs, root)

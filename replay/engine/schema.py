@@ -95,8 +95,9 @@ VIEW = np.dtype([
     ("waiting_tokens", "i8"),      # context tokens of the waiting requests
     ("iteration_s", "f8"), ("prefill_token_s", "f8"), ("prefill_token_sq_s", "f8"), ("decode_request_s", "f8"),
     ("kv_token_s", "f8"), ("prefill_tokens_per_s", "f8"), ("transfer_token_s", "f8"), ("transfer_latency_s", "f8"),
-    # for decode, with a fabric: time until the request's KV would be there; flows on its way into the instance's card
-    ("transfer_s", "f8"), ("link_flows", "i8"),
+    # with a fabric: time until the KV of the request at hand would be there (decode only); of the card that receives
+    # KV the flows on it, and which share of its bandwidth was used
+    ("transfer_s", "f8"), ("link_flows", "i8"), ("link_utilisation", "f8"),
 ], align=True)
 
 # what only the engine knows of an instance

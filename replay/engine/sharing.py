@@ -1,5 +1,7 @@
 """How flows share links: FIFO reservations, or max-min fair shares by progressive filling."""
 
+import numpy as np
+
 from replay.engine.fabric_schema import FLOWING, HOPS
 from replay.engine.jit import inlined, kernel
 from replay.engine.paths import rounded_up
@@ -45,20 +47,66 @@ def reserve(state, f):
     return last_ps
 
 
+@inlined
+def parted(room, count):
+    """Return room // count, for 0 <= room < 2**52: floating point rounds no such quotient up to a whole number."""
+    return np.int64(np.float64(room) / np.float64(count))
+
+
+@inlined
+def room_of(state, m):
+    """Return what link m has to give, units a picosecond."""
+    factor = incast_factor(state, m)
+    rate = state.wires.links[m].rate
+    return rate if factor == 1000 else rate * 1000 // factor
+
+
+@kernel
+def tell_crowd(state, m):
+    """Put link m on the list of crowded links or take it off, as its flows came or went, modified in place."""
+    wires = state.wires
+    net = wires.net[0]
+    crowds = wires.links[m].peaks > room_of(state, m)
+    place = wires.crowded[m] - 1
+    if crowds or place >= 0:
+        net.unfair = 1
+    if crowds and place < 0:
+        wires.crowd[net.crowds] = m
+        net.crowds += 1
+        wires.crowded[m] = net.crowds
+    elif not crowds and place >= 0:
+        net.crowds -= 1
+        last = wires.crowd[net.crowds]
+        wires.crowd[place] = last
+        wires.crowded[last] = place + 1
+        wires.crowded[m] = 0
+
+
 @kernel
 def attach(state, f):
-    """Put flow f on the lists of its links and of the flows under way, modified in place."""
+    """Put flow f on the lists of its links and, by peak, of the flows under way, modified in place."""
     wires = state.wires
     net = wires.net[0]
     flow = wires.flows[f]
-    flow.previous = NONE
-    flow.next = net.active
-    if net.active >= 0:
-        wires.flows[net.active].previous = f
-    net.active = f
+    flow.new_rate = flow.peak
+    before = net.last
+    while before >= 0 and wires.flows[before].peak > flow.peak:
+        before = wires.flows[before].previous
+    flow.previous = before
+    flow.next = net.active if before < 0 else wires.flows[before].next
+    if before < 0:
+        net.active = f
+    else:
+        wires.flows[before].next = f
+    if flow.next < 0:
+        net.last = f
+    else:
+        wires.flows[flow.next].previous = f
     for h in range(flow.hops):
         link = wires.links[wires.hops[f, h]]
         e = f * HOPS + h
+        link.peaks += flow.peak
+        tell_crowd(state, wires.hops[f, h])
         wires.entries[e].previous = NONE
         wires.entries[e].next = link.head
         if link.head >= 0:
@@ -77,8 +125,12 @@ def detach(state, f):
         wires.net[0].active = flow.next
     if flow.next >= 0:
         wires.flows[flow.next].previous = flow.previous
+    else:
+        wires.net[0].last = flow.previous
     for h in range(flow.hops):
         entry = wires.entries[f * HOPS + h]
+        wires.links[wires.hops[f, h]].peaks -= flow.peak
+        tell_crowd(state, wires.hops[f, h])
         if entry.previous >= 0:
             wires.entries[entry.previous].next = entry.next
         else:
@@ -113,28 +165,59 @@ def sink_link(state, place, count):
 
 
 @kernel
-def line_up(state, urgency):
-    """Heap the links that flows of a class wait at by the share they could give, in place; returns how many."""
+def open_links(state):
+    """Say what every crowded link has to give, modified in place."""
     wires = state.wires
-    count = 0
+    for k in range(wires.net[0].crowds):
+        link = wires.links[wires.crowd[k]]
+        link.room = room_of(state, wires.crowd[k])
+        link.without = link.flows
+
+
+@kernel
+def count_class(state, urgency):
+    """Count the flows of a class on every crowded link, modified in place."""
+    wires = state.wires
+    for k in range(wires.net[0].crowds):
+        wires.links[wires.crowd[k]].without = 0
     f = wires.net[0].active
     while f >= 0:
         flow = wires.flows[f]
         if flow.urgency == urgency:
             for h in range(flow.hops):
-                m = wires.hops[f, h]
-                link = wires.links[m]
-                if link.without == 0:
-                    wires.order[count] = m
-                    count += 1
-                link.without += 1
+                if wires.crowded[wires.hops[f, h]]:
+                    wires.links[wires.hops[f, h]].without += 1
         f = flow.next
-    for place in range(count):
-        link = wires.links[wires.order[place]]
-        link.share = link.room // link.without
+
+
+@kernel
+def line_up(state):
+    """Heap the crowded links that flows wait at by the share they could give, modified in place; returns how many."""
+    wires = state.wires
+    count = 0
+    for k in range(wires.net[0].crowds):
+        m = wires.crowd[k]
+        if wires.links[m].without > 0:
+            wires.links[m].share = parted(wires.links[m].room, wires.links[m].without)
+            wires.order[count] = m
+            count += 1
     for place in range(count // 2 - 1, -1, -1):
         sink_link(state, place, count)
     return count
+
+
+@inlined
+def give(state, f, share):
+    """Give flow f its share and take it from the crowded links of its path, modified in place."""
+    wires = state.wires
+    flow = wires.flows[f]
+    flow.pass_number = wires.net[0].pass_number
+    flow.new_rate = share
+    for h in range(flow.hops):
+        m = wires.hops[f, h]
+        if wires.crowded[m]:
+            wires.links[m].room -= share
+            wires.links[m].without -= 1
 
 
 @kernel
@@ -146,52 +229,70 @@ def fill(state, m, urgency):
     e = wires.links[m].head
     while e >= 0:
         f = e // HOPS
-        flow = wires.flows[f]
-        if flow.urgency == urgency and flow.pass_number != number:
-            flow.pass_number = number
-            flow.new_rate = share
-            for h in range(flow.hops):
-                link = wires.links[wires.hops[f, h]]
-                link.room -= share
-                link.without -= 1
+        if wires.flows[f].urgency == urgency and wires.flows[f].pass_number != number:
+            give(state, f, share)
         e = wires.entries[e].next
+
+
+@inlined
+def settle_top(state, count):
+    """Bring the first link of the heap up to date, modified in place; returns how many links are left in it."""
+    wires = state.wires
+    while count > 0:
+        link = wires.links[wires.order[0]]
+        if link.without > 0:
+            share = parted(link.room, link.without)
+            if share == link.share:
+                return count
+            link.share = share
+        else:
+            count -= 1
+            wires.order[0] = wires.order[count]
+        if count > 0:
+            sink_link(state, 0, count)
+    return count
+
+
+@kernel
+def share_class(state, urgency):
+    """Find the shares of the flows of a class in what is left, modified in place."""
+    wires = state.wires
+    number = wires.net[0].pass_number
+    count = line_up(state)
+    f = wires.net[0].active
+    while True:
+        while f >= 0 and (wires.flows[f].pass_number == number or wires.flows[f].urgency != urgency):
+            f = wires.flows[f].next
+        if f < 0:
+            return
+        count = settle_top(state, count)
+        if count == 0 or wires.flows[f].peak <= wires.links[wires.order[0]].share:
+            give(state, f, wires.flows[f].peak)
+        else:
+            fill(state, wires.order[0], urgency)
 
 
 @kernel
 def share_out(state):
     """Find the max-min fair rates of all flows, class after class, and when they end, modified in place.
 
-    The link with the least for each of its flows is filled first; what others can give never shrinks by that, so that a
-    heap by outdated shares finds it.
-    cost   : O(links of all flows + links log links)
+    The link with the least for each of its flows is filled first, unless a flow cannot take that much; what others can
+    give never shrinks by either, so that a heap by outdated shares finds it. Links that cannot be full are left out; if
+    flows came and went on such links only, nobody else is concerned.
+    cost   : O(links of all flows + crowded links log crowded links)
     source : progressive filling, Bertsekas and Gallager, Data Networks, section 6.5
     """
-    wires = state.wires
-    net = wires.net[0]
+    net = state.wires.net[0]
+    if not net.unfair:
+        retime(state)
+        return
+    net.unfair = 0
     net.pass_number += 1
-    for m in range(len(wires.links)):
-        link = wires.links[m]
-        if link.flows > 0:
-            link.room = link.rate
-            factor = incast_factor(state, m)
-            if factor > 1000:
-                link.room = link.rate * 1000 // factor
+    open_links(state)
     for urgency in range(net.classes):
-        count = line_up(state, urgency)
-        while count > 0:
-            m = wires.order[0]
-            link = wires.links[m]
-            if link.without > 0:
-                now_share = link.room // link.without
-                if now_share == link.share:
-                    fill(state, m, urgency)
-                else:
-                    link.share = now_share
-            if link.without == 0:
-                count -= 1
-                wires.order[0] = wires.order[count]
-            if count > 0:
-                sink_link(state, 0, count)
+        if net.classes > 1:
+            count_class(state, urgency)
+        share_class(state, urgency)
     retime(state)
 
 

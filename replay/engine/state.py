@@ -46,7 +46,8 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "ways": (np.dtype("i4"), 2), "bisection": (np.dtype("i4"), 1), "networks": (fabric_schema.NETWORK, 1),
     "kinds": (fabric_schema.KIND, 1), "flows": (fabric_schema.FLOW, 1), "transfers": (fabric_schema.TRANSFER, 1),
     "hops": (np.dtype("i4"), 2), "entries": (fabric_schema.ENTRY, 1), "agenda": (np.dtype("i4"), 1),
-    "order": (np.dtype("i4"), 1), "generators": (fabric_schema.GENERATOR, 1), "transits": (fabric_schema.TRANSIT, 1),
+    "order": (np.dtype("i4"), 1), "crowded": (np.dtype("i4"), 1), "crowd": (np.dtype("i4"), 1),
+    "generators": (fabric_schema.GENERATOR, 1), "transits": (fabric_schema.TRANSIT, 1),
     "series": (np.dtype("i8"), 2),
 }
 GROUPS = ("cache", "cost", "hierarchy", "wires")  # in compiled code these are the state itself

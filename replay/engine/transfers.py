@@ -131,14 +131,15 @@ def begin_flow(state, t, size_bytes, rail, network):
     transfer.first_flow = f
     transfer.flows_left += 1
     now_ps = state.cluster[0].now_ps
-    alone_ps = 0
+    flow.peak = NEVER_PS
     for h in range(flow.hops):
         link = wires.links[wires.hops[f, h]]
+        flow.peak = min(flow.peak, link.rate)
         if link.flows == 0:
             link.since_ps = now_ps
         link.flows += 1
         link.most = max(link.most, link.flows)
-        alone_ps = max(alone_ps, rounded_up(size_bytes * net.unit, link.rate))
+    alone_ps = rounded_up(size_bytes * net.unit, flow.peak) if flow.hops > 0 else 0
     transfer.alone_ps = max(transfer.alone_ps, alone_ps + transfer.delay_ps)
     flow.left = size_bytes * net.unit if flow.hops > 0 else 0
     flow.since_ps = now_ps

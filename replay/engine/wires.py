@@ -29,10 +29,18 @@ ROWS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def in_lines(count: int, row: np.dtype) -> np.ndarray:
+    """Return rows that begin with a cache line of 64 bytes."""
+    size = count * row.itemsize
+    whole = np.zeros(size + 64, np.uint8)
+    first = -whole.ctypes.data % 64
+    return whole[first : first + size].view(row)
+
+
 def no_wires() -> Wires:
     """Return rows that nothing reads, for a cluster without a fabric."""
     rows = {name: np.zeros(1, kind) for name, kind in ROWS.items()}
-    numbers = {name: np.zeros(1, np.int32) for name in ("bisection", "agenda", "order")}
+    numbers = {name: np.zeros(1, np.int32) for name in ("bisection", "agenda", "order", "crowded", "crowd")}
     tables = {"ways": np.zeros((1, WAYS), np.int32), "hops": np.zeros((1, HOPS), np.int32)}
     return Wires(**rows, **numbers, **tables, series=np.zeros((1, 1), np.int64))
 
@@ -40,7 +48,7 @@ def no_wires() -> Wires:
 def wires_of(trace: "Trace", cluster: "Cluster", state: State, options: Mapping[str, Any]) -> Wires:
     """Return the fabric of a cluster before the first event; its first events go into the tree, in place.
 
-    options : seed, reads_links: whether the decode policy reads what the links carry
+    options : seed; reads_links, route_reads_links: whether decode, or admit and route, read what the links carry
     raises  : ConfigError for transfers that are too large for the kernel's integers
     """
     fabric = cluster.fabric
@@ -48,19 +56,21 @@ def wires_of(trace: "Trace", cluster: "Cluster", state: State, options: Mapping[
     shift = shift_for(longest_bytes(trace, cluster))
     salt = mix(int(options["seed"]) & (2**64 - 1))
     wires = Wires(
-        net=_net(cluster, salt, shift, options["reads_links"]),
+        net=_net(cluster, salt, shift, options),
         links=_links(fabric, shift),
         endpoints=_endpoints(fabric),
         ways=_ways(fabric),
         bisection=np.array(fabric.bisection or (NONE, NONE), np.int32),
         networks=_networks(fabric),
         kinds=_kinds(fabric),
-        flows=np.zeros(FIRST_FLOWS, fabric_schema.FLOW),
+        flows=in_lines(FIRST_FLOWS, fabric_schema.FLOW),
         transfers=np.zeros(FIRST_FLOWS, fabric_schema.TRANSFER),
         hops=np.zeros((FIRST_FLOWS, HOPS), np.int32),
         entries=np.zeros(FIRST_FLOWS * HOPS, fabric_schema.ENTRY),
         agenda=np.zeros(FIRST_FLOWS, np.int32),
         order=np.zeros(len(fabric.links), np.int32),
+        crowded=np.zeros(len(fabric.links), np.int32),
+        crowd=np.zeros(len(fabric.links), np.int32),
         generators=_generators(fabric, salt),
         transits=_transits(len(trace)),
         series=np.zeros((max(2, fabric.samples // 2 * 2), 1 + len(fabric.links)), np.int64),
@@ -95,7 +105,7 @@ def shift_for(most_bytes: int) -> int:
                       f"run may have {most_bytes:,}. Use shorter prompts, smaller KV or fabric=none.")
 
 
-def _net(cluster: "Cluster", salt: int, shift: int, reads_links: bool) -> np.ndarray:
+def _net(cluster: "Cluster", salt: int, shift: int, options: Mapping[str, Any]) -> np.ndarray:
     fabric = cluster.fabric
     assert fabric is not None
     row = np.zeros(1, fabric_schema.NET)
@@ -109,15 +119,16 @@ def _net(cluster: "Cluster", salt: int, shift: int, reads_links: bool) -> np.nda
     row["handoff"] = HANDOFFS.index("chunked" if cluster.chunked else "layerwise" if cluster.layerwise else "whole")
     row["classes"] = 1 + max(fabric.class_of)
     row["sample_ps"] = 1_000_000_000_000
-    row["flow_free"] = row["transfer_free"] = row["active"] = row["first"] = NONE
+    row["flow_free"] = row["transfer_free"] = row["active"] = row["last"] = row["first"] = NONE
     row["flows_used"] = 1  # row 0 is for paths that are only looked at
     row["gateway"], row["generators"] = len(fabric.endpoints) - 1, len(fabric.background)
-    row["reads_links"] = reads_links
+    for name in ("reads_links", "route_reads_links"):
+        row[name] = options[name]
     return row
 
 
 def _links(fabric: "Fabric", shift: int) -> np.ndarray:
-    rows = np.zeros(len(fabric.links), fabric_schema.LINK)
+    rows = in_lines(len(fabric.links), fabric_schema.LINK)
     rows["head"] = NONE
     for m, link in enumerate(fabric.links):
         rows["rate"][m] = max(1, round(link.bytes_per_s * 2**shift / 1e6))
@@ -211,7 +222,8 @@ def make_room(state: State) -> State:
     grown = {}
     for name in FLOW_ROWS:
         old = getattr(wires, name)
-        new = np.zeros((2 * len(old), *old.shape[1:]), old.dtype).view(type(old))
+        shape = (2 * len(old), *old.shape[1:])
+        new = (in_lines(len(old) * 2, old.dtype) if name == "flows" else np.zeros(shape, old.dtype)).view(type(old))
         new[: len(old)] = old
         grown[name] = new
     return state._replace(wires=wires._replace(**grown))

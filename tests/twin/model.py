@@ -178,7 +178,11 @@ class Twin:
 
     def views_for(self, request: Request) -> list:
         """Return the prefill-capable instances as a router sees them."""
-        return [server.seen(self.believed(request, server)) for server in self.prefillers]
+        views = [server.seen(self.believed(request, server)) for server in self.prefillers]
+        for view, server in zip(views, self.prefillers, strict=True):
+            if self.network is not None:
+                self.network.show(view, server.index)
+        return views
 
     def believed(self, request: Request, server: Server) -> int:
         """Return the prompt tokens that the index believes on an instance."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from replay.engine import draws
@@ -33,6 +34,8 @@ class Wire:
     flows: list[Flow] = field(default_factory=list)
     seen_flows: int = 0
     seen_free_ps: int = 0
+    seen_bytes: int = 0
+    seen_share: float = 0.0
 
 
 @dataclass(eq=False)
@@ -50,6 +53,11 @@ class Flow:
     rate: int = -1
     end_ps: int = NEVER
     ended: bool = False
+
+    @property
+    def peak(self) -> int:
+        """What the slowest link of its path carries."""
+        return min(wire.rate for wire in self.path)
 
 
 @dataclass(eq=False)
@@ -217,8 +225,8 @@ class Network:
             path = self.path(a, b, network, rail, spine)
             if crosses and self.climbs(a, b, network):
                 self.count_collision(a, network, rail, spine)
-            self.start(Flow(part, path, transfer, self.fabric.class_of[index], self.sequence, part * self.unit if path else 0,
-                            self.now, self.now))  # fmt: skip
+            left = part * self.unit if path else 0  # without a link it takes no time
+            self.start(Flow(part, path, transfer, self.fabric.class_of[index], self.sequence, left, self.now, self.now))
         self.counts[kind].transfers += 1
         self.counts[kind].bytes += size
         if self.fabric.fair:
@@ -266,17 +274,22 @@ class Network:
         """Find all rates by progressive filling, one bottleneck after the other."""
         rates: dict[Flow, int] = {}
         room = {wire: wire.rate * 1000 // self.factor(wire) for wire in self.wires if wire.flows}
+        crowded = [wire for wire in room if sum(flow.peak for flow in wire.flows) > room[wire]]
         for urgency in range(3):
             waiting = [flow for flow in self.flows if flow.urgency == urgency and flow.path]
             while waiting:
-                counts = {wire: sum(flow in waiting for flow in wire.flows) for wire in room}
+                counts = {wire: sum(flow in waiting for flow in wire.flows) for wire in crowded}
                 shares = {wire: room[wire] // count for wire, count in counts.items() if count}
-                wire = min(shares, key=lambda wire: (shares[wire], wire.number))
-                for flow in [flow for flow in wire.flows if flow in waiting]:
-                    rates[flow] = shares[wire]
+                slowest = min(waiting, key=lambda flow: flow.peak)
+                share, served = slowest.peak, [slowest]
+                if shares and min(shares.values()) < share:
+                    wire = min(shares, key=lambda wire: (shares[wire], wire.number))
+                    share, served = shares[wire], [flow for flow in wire.flows if flow in waiting]
+                for flow in served:
+                    rates[flow] = share
                     waiting.remove(flow)
                     for other in flow.path:
-                        room[other] -= shares[wire]
+                        room[other] -= share
         for flow, rate in rates.items():
             if rate != flow.rate:
                 flow.left = max(0, flow.left - flow.rate * (self.now - flow.since_ps))
@@ -355,12 +368,21 @@ class Network:
         """Return the first card link into an endpoint on the network of handoffs."""
         return self.wires[self.fabric.endpoints[e].nic_in[self.fabric.network_of[0]]]
 
+    def show(self, view: SimpleNamespace, e: int) -> None:
+        """Fill in what policies read of the card of an endpoint."""
+        card, live = self.card(e), self.fabric.signal_ps == 0
+        view.link_flows = len(card.flows) if live else card.seen_flows
+        since_start = used_share(card.bytes * self.unit, card.rate, max(1, self.now))
+        view.link_utilisation = since_start if live else card.seen_share
+
     # timers
 
     def signal(self) -> None:
         """Let policies see the links."""
         for wire in self.wires:
             wire.seen_flows, wire.seen_free_ps = len(wire.flows), wire.free_ps
+            units = (wire.bytes - wire.seen_bytes) * self.unit
+            wire.seen_share, wire.seen_bytes = used_share(units, wire.rate, self.fabric.signal_ps), wire.bytes
         if self.twin.goes_on():
             self.push(self.now + self.fabric.signal_ps, self.signal)
 
@@ -388,6 +410,11 @@ class Network:
         for name in ("transfers", "delivered", "time_ps", "alone_ps"):
             found[name] = [getattr(count, name) for count in self.counts.values()]
         return found | {"collisions": [self.inter, self.collided]}
+
+
+def used_share(units: int, rate: int, span_ps: int) -> float:
+    """Return which share of what a link can carry in a time it has carried."""
+    return float(units) / (float(rate) * float(span_ps))
 
 
 def gap_ps(key: int, stream: int, mean_ps: float) -> int:

@@ -216,6 +216,7 @@ class Server:
             transfer_latency_s=self.transfer_latency_s,
             transfer_s=0.0,
             link_flows=0,
+            link_utilisation=0.0,
             **self.nominal,
         )
 

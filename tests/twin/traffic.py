@@ -64,8 +64,7 @@ def choose_target(twin: Twin, request: Request, server: Server) -> None:
         if network is not None:
             size, live = request.prompt_tokens * twin.kv_token_bytes, network.fabric.signal_ps == 0
             view.transfer_s = network.quote(server.index, decoder.index, size, "handoff", live) * 1e-12
-            card = network.card(decoder.index)
-            view.link_flows = len(card.flows) if live else card.seen_flows
+            network.show(view, decoder.index)
         views.append(view)
     answer = twin.policies["decode"](request.seen(), views, twin.now)
     target = twin.decoders[answer[0] if isinstance(answer, tuple) else answer]
