@@ -1,5 +1,6 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
+from replay.engine.ahead import bring_arrivals
 from replay.engine.batching import schedule
 from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
@@ -238,6 +239,7 @@ def advance(state, policies, max_events):
                 cluster.turns = pop(state.jobs, r)
             else:
                 cluster.cursor += 1
+                bring_arrivals(state, cluster.cursor)
             arrive(state, policies, r)
         elif leaf < cluster.num_instances:
             deliver(state, policies, leaf)
