@@ -1,7 +1,8 @@
 """The kernel and the policies run line by line in Python: same results, and every branch taken.
 
 A process with NUMBA_DISABLE_JIT=1 runs `tests/interpreted.py` and the policies' contract under `coverage run --branch`;
-the gate is on what Numba compiles (MEASURED). What serves compilation only is left out: state, jit, compile, answers.
+the gate is on what Numba compiles (MEASURED). What serves compilation only is left out: state, jit, prefetch,
+compile, answers.
 """
 
 import json
@@ -18,9 +19,9 @@ MEASURED = (
     "kernel", "batching", "stalls", "kvcache", "inserting", "evicting", "eviction_queue", "foresight", "phases",
     "queues", "routing", "observing", "handoff", "preemption", "links", "timing", "tree", "load", "hierarchy",
     "tiers", "planning", "movement", "writes", "elastic", "lifetime", "placement", "index", "timers", "disk",
-    "disks", "fragments", "compaction", "notes",
+    "disks", "fragments", "compaction", "notes", "ahead",
 )  # fmt: skip
-LEFT_OUT = ("__init__", "adapters", "answers", "compile", "draws", "jit", "schema", "state", "tier_schema")
+LEFT_OUT = ("__init__", "adapters", "answers", "compile", "draws", "jit", "prefetch", "schema", "state", "tier_schema")
 LEAST_SHARE = 0.95
 
 

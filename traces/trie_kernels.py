@@ -149,11 +149,18 @@ def through(parent, leaf):  # type: ignore[no-untyped-def]
 
 
 @entry()
-def path_lengths(parent, leaf):  # type: ignore[no-untyped-def]
-    """Return how many nodes the path of each request has, int64 (requests,)."""
+def depths(parent):  # type: ignore[no-untyped-def]
+    """Return how many nodes there are from the root to each node, which comes after its parent, int64 (nodes,)."""
     depth = np.zeros(len(parent), np.int64)
     for node in range(len(parent)):
         depth[node] = 1 if parent[node] < 0 else depth[parent[node]] + 1
+    return depth
+
+
+@entry()
+def path_lengths(parent, leaf):  # type: ignore[no-untyped-def]
+    """Return how many nodes the path of each request has, int64 (requests,)."""
+    depth = depths(parent)
     lengths = np.zeros(len(leaf), np.int64)
     for r in range(len(leaf)):
         if leaf[r] >= 0:

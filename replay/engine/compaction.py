@@ -11,7 +11,7 @@ which without gc is `flush` and `compact`. Before an insert that may need more r
 caller does `merge_all`: it leaves at most one fragment of each slot.
 """
 
-from replay.engine.fragments import free_fragment, medium_of, sort
+from replay.engine.fragments import free_fragment, medium_of, merge_two, sort
 from replay.engine.jit import inlined, kernel
 from replay.engine.schema import NONE
 
@@ -108,7 +108,7 @@ def _fill(hierarchy, k, head):
 
 @kernel
 def write_run(hierarchy, d, level, head, now_ps):
-    """Sort the fragments from head and write them as a new run of a level of disk d, in place; returns its blocks.
+    """Write the ascending fragments from head as a new run of a level of disk d, in place; returns its blocks.
 
     Of no fragments: no run, and no work.
     """
@@ -119,7 +119,6 @@ def write_run(hierarchy, d, level, head, now_ps):
     run = hierarchy.runs[k]
     hierarchy.free[1] = run.next
     hierarchy.free[3] -= 1
-    head = sort(hierarchy.fragments, head)
     run.head = head
     run.level = level
     run.next = disk.runs
@@ -147,7 +146,7 @@ def flush(hierarchy, d, now_ps):
     disk.memtable = NONE
     disk.memtable_blocks = 0
     disk.flushes += 1
-    blocks = write_run(hierarchy, d, 0, head, now_ps)
+    blocks = write_run(hierarchy, d, 0, sort(hierarchy.fragments, head), now_ps)
     if blocks > 0:
         medium = hierarchy.media[disk.media]
         medium.flush_ops += 1
@@ -178,60 +177,73 @@ def needs_compaction(hierarchy, d):
 
 
 @inlined
-def _chain(fragments, head, rest):
-    """Put the list `rest` after the list from `head`, modified in place; returns the head of both."""
-    if head < 0:
-        return rest
-    f = head
-    while fragments[f].next >= 0:
-        f = fragments[f].next
-    fragments[f].next = rest
-    return head
-
-
-@inlined
 def _read_run(hierarchy, d, k, now_ps):
-    """Read run k of disk d for a merge: background work, and its row is free then, modified in place."""
+    """Read run k of disk d for a merge: background work, and the disk is rid of its blocks then, modified in place."""
     run = hierarchy.runs[k]
     m = medium_of(hierarchy, d, run.level)
     medium = hierarchy.media[m]
     medium.compact_ops += 1
     medium.compact_read_blocks += run.blocks
     background(hierarchy, m, run.blocks, medium.read_block_fs, now_ps)
-    free_run(hierarchy, d, k)
+    hierarchy.disks[d].written_blocks -= run.blocks
+    hierarchy.disks[d].dead_blocks -= run.blocks - run.live_blocks
 
 
 @inlined
-def free_run(hierarchy, d, k):
-    """Give the row of run k of disk d back, modified in place; the caller takes it out of the list of runs."""
-    run = hierarchy.runs[k]
-    hierarchy.disks[d].written_blocks -= run.blocks
-    hierarchy.disks[d].dead_blocks -= run.blocks - run.live_blocks
-    run.next = hierarchy.free[1]
+def free_run(hierarchy, k):
+    """Give the row of run k back, modified in place; the caller takes it out of every list, and its blocks away."""
+    hierarchy.runs[k].next = hierarchy.free[1]
     hierarchy.free[1] = k
     hierarchy.free[3] += 1
+
+
+@kernel
+def merge_sources(hierarchy, first):
+    """Merge the ascending fragments of a list of runs along `next`, neighbours by two, in place; returns their head.
+
+    The rows of the runs are free then.
+    cost : O(n log(runs)) steps for n fragments
+    """
+    runs = hierarchy.runs
+    while runs[first].next >= 0:
+        k = first
+        while k >= 0 and runs[k].next >= 0:
+            other = runs[k].next
+            runs[k].head = merge_two(hierarchy.fragments, runs[k].head, runs[other].head)
+            runs[k].next = runs[other].next
+            free_run(hierarchy, other)
+            k = runs[k].next
+    free_run(hierarchy, first)
+    return runs[first].head
 
 
 @kernel
 def merge(hierarchy, d, low, high, target, now_ps):
     """Merge all runs of levels low to high of disk d into one run of level target, modified in place."""
     disk = hierarchy.disks[d]
-    head = NONE
+    runs = hierarchy.runs
+    first = NONE  # of the sources, newest first
+    last = NONE
     before = NONE
     k = disk.runs
     while k >= 0:
-        after = hierarchy.runs[k].next
-        level = hierarchy.runs[k].level
-        if low <= level and level <= high:
-            head = _chain(hierarchy.fragments, hierarchy.runs[k].head, head)
+        after = runs[k].next
+        if low <= runs[k].level and runs[k].level <= high:
             if before < 0:
                 disk.runs = after
             else:
-                hierarchy.runs[before].next = after
+                runs[before].next = after
             _read_run(hierarchy, d, k, now_ps)
+            runs[k].next = NONE
+            if first < 0:
+                first = k
+            else:
+                runs[last].next = k
+            last = k
         else:
             before = k
         k = after
+    head = merge_sources(hierarchy, first) if first >= 0 else NONE
     blocks = write_run(hierarchy, d, target, head, now_ps)
     disk.compactions += 1
     if blocks > 0:
@@ -273,7 +285,9 @@ def wipe(hierarchy, d, now_ps):
     k = disk.runs
     while k >= 0:
         after = hierarchy.runs[k].next
-        free_run(hierarchy, d, k)
+        disk.written_blocks -= hierarchy.runs[k].blocks
+        disk.dead_blocks -= hierarchy.runs[k].blocks - hierarchy.runs[k].live_blocks
+        free_run(hierarchy, k)
         k = after
     disk.runs = NONE
     for m in range(disk.media, disk.media + disk.media_count):

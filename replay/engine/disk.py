@@ -71,10 +71,11 @@ def plan_read(state, s, node, from_blocks, upto_blocks):
     while node >= 0:
         row = row_of(cache, node, c)
         slot = cache.slots[row]
-        low = max(from_blocks, slot.start_blocks)
-        high = min(upto_blocks, slot.start_blocks + slot.blocks)
+        begin = cache.nodes[node].start_blocks
+        low = max(from_blocks, begin)
+        high = min(upto_blocks, begin + slot.blocks)
         if high > low:
-            read_cost(state.hierarchy, cache.slots, d, row, low - slot.start_blocks, high - low)
-        if slot.start_blocks <= from_blocks:
+            read_cost(state.hierarchy, cache.slots, d, row, low - begin, high - low)
+        if begin <= from_blocks:
             return
         node = cache.nodes[node].parent

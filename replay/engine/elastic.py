@@ -67,12 +67,12 @@ def drain_next(state, s):
         if row < 0:
             continue
         slot = cache.slots[row]
-        end = slot.start_blocks + slot.blocks
+        end = cache.nodes[node].start_blocks + slot.blocks
         to = assign(state, NODES, hierarchy.keys[hierarchy.keys[node].key].key) if cluster.num_shared > 0 else NONE
-        if to < 0 or is_dead(state, slot):
+        if to < 0 or is_dead(state, row):
             continue
         there = raw_blocks(state, node, cluster.num_prefill + to)
-        if there >= end or there < slot.start_blocks:
+        if there >= end or there < cache.nodes[node].start_blocks:
             continue
         target = hierarchy.stores[to]
         store.moving = node

@@ -8,6 +8,7 @@ a binary heap beside it (eviction_queue.py).
 from replay.engine.eviction_queue import first_queued, queue_anew, unlink
 from replay.engine.fragments import trim
 from replay.engine.jit import inlined, kernel
+from replay.engine.prefetch import bring_near
 from replay.engine.schema import BAD_EVICT, NONE
 
 
@@ -19,15 +20,21 @@ def column_of(state, i):
 
 
 @inlined
+def holder_of(state, c):
+    """Return the holder that has column c of `slot_of`."""
+    cluster = state.cluster[0]
+    return c if c < cluster.num_prefill else c - cluster.num_prefill + cluster.num_instances
+
+
+@inlined
 def show(state, s):
     """Fill in what a policy may always know of slot s, modified in place; returns the row."""
     slot = state.cache.slots[s]
     prefix = state.cache.prefix[0]
     prefix.last_used_ps = slot.last_used_ps
-    prefix.first_used_ps = slot.first_used_ps
     prefix.node = slot.node
     prefix.blocks = slot.blocks
-    prefix.start_blocks = slot.start_blocks
+    prefix.start_blocks = state.cache.nodes[slot.node].start_blocks
     prefix.uses = slot.uses
     return prefix
 
@@ -39,10 +46,12 @@ def show_more(state, i, s, examined):
     prefix = state.cache.prefix[0]
     instance = state.instances[i]
     slot = state.cache.slots[s]
+    past = state.cache.pasts[s]
+    prefix.first_used_ps = past.first_used_ps
     prefix.score = slot.score
     prefix.tier = instance.tier
     prefix.examined = examined
-    prefix.uses_since = slot.uses_since
+    prefix.uses_since = max(slot.uses - past.uses_before, 0)
     prefix.clock = instance.clock
     prefix.total_blocks = state.views[i].total_blocks
     prefix.inserted_blocks = instance.inserted_blocks
@@ -51,8 +60,8 @@ def show_more(state, i, s, examined):
     if cluster.classes:
         prefix.group_share = 0.5  # as of a class never seen
         prefix.group_reuse_s = 60.0
-        if slot.group >= 0:
-            group = state.cache.classes[slot.group]
+        if past.group >= 0:
+            group = state.cache.classes[past.group]
             prefix.group_share = (group.reuses + 1.0) / (group.uses + 2.0)
             prefix.group_reuse_s = (group.reuse_s + 60.0) / (group.reuses + 1.0)
 
@@ -87,13 +96,14 @@ def stays(state, i, s):
     cache = state.cache
     instance = state.instances[i]
     slot = cache.slots[s]
-    if slot.looked == instance.passes:
+    past = cache.pasts[s]
+    if past.looked == instance.passes:
         return False
-    slot.looked = instance.passes
+    past.looked = instance.passes
     score = ask_evict(state, i, s, 1)
     if not score > slot.score:
         return False
-    slot.uses_since = 0
+    past.uses_before = slot.uses
     queue_anew(cache, instance, s, score)
     c = column_of(state, i)
     node = cache.nodes[slot.node].parent
@@ -108,13 +118,25 @@ def stays(state, i, s):
 
 
 @inlined
-def is_dead(state, kept):
-    """Whether a slot outlived its time: lookups pass it by, garbage collection takes it."""
+def none_is_dead(state, i):
+    """Whether it is known that nothing on holder i outlived its time (see lifetime.collect)."""
     cluster = state.cluster[0]
-    if cluster.ttl_ps == 0 or kept.pins > 0:
+    return cluster.ttl_ps == 0 or cluster.now_ps < state.instances[i].next_death_ps
+
+
+@inlined
+def stamp_of(state, s):
+    """Return when the time that slot s may live began."""
+    return state.cache.slots[s].last_used_ps if state.cluster[0].refresh else state.cache.pasts[s].first_used_ps
+
+
+@inlined
+def is_dead(state, s):
+    """Whether slot s outlived its time: lookups pass it by, garbage collection takes it."""
+    cluster = state.cluster[0]
+    if cluster.ttl_ps == 0 or state.cache.slots[s].pins > 0:
         return False
-    stamp_ps = kept.last_used_ps if cluster.refresh else kept.first_used_ps
-    return cluster.now_ps - stamp_ps >= cluster.ttl_ps
+    return cluster.now_ps - stamp_of(state, s) >= cluster.ttl_ps
 
 
 @kernel
@@ -126,7 +148,7 @@ def note_loss(state, i, s, blocks):
         store = state.hierarchy.stores[i - cluster.num_instances]
         if store.disk >= 0:
             trim(state.hierarchy, state.cache.slots, s, store.disk, blocks)
-        elif store.below >= 0 and not is_dead(state, slot):
+        elif store.below >= 0 and not is_dead(state, s):
             spill(state, i, s)
         return
     if cluster.lagged:
@@ -146,7 +168,7 @@ def spill(state, i, s):
     slot = state.cache.slots[s]
     row.holder = i
     row.node = slot.node
-    row.end_blocks = slot.start_blocks + slot.blocks
+    row.end_blocks = state.cache.nodes[slot.node].start_blocks + slot.blocks
     row.whole = slot.whole and slot.blocks == state.cache.nodes[slot.node].blocks
     cluster.spilled += 1
 
@@ -183,6 +205,7 @@ def evict(state, i, blocks):
         if cluster.second_look and stays(state, i, s):
             continue
         slot = slots[s]
+        bring_near(slots, max(slots[max(slot.next, 0)].next, 0), 0)  # it leaves after the next one
         taken = min(blocks, slot.blocks)
         if cluster.tracked:
             note_loss(state, i, s, taken)

@@ -1,7 +1,7 @@
 """The queue of a holder's unpinned slots by (spared, score, place): a list for scores that rise, a heap for others."""
 
 from replay.engine.jit import inlined, kernel
-from replay.engine.schema import NONE
+from replay.engine.schema import IN_HEAP, NONE
 
 
 @inlined
@@ -28,10 +28,10 @@ def rise(cache, first, place):
         if not goes_before(slots, s, other):
             break
         heap[first + place] = other
-        slots[other].place = place
+        slots[other].next = place
         place = above
     heap[first + place] = s
-    slots[s].place = place
+    slots[s].next = place
     return place
 
 
@@ -49,23 +49,21 @@ def sink(cache, first, place, count):
         if not goes_before(slots, other, s):
             break
         heap[first + place] = other
-        slots[other].place = place
+        slots[other].next = place
         place = below
     heap[first + place] = s
-    slots[s].place = place
+    slots[s].next = place
 
 
 @inlined
 def unlink(cache, instance, s):
     """Take slot s out of the eviction queue, modified in place."""
     slots = cache.slots
-    place = slots[s].place
-    if place >= 0:
-        leave_heap(cache, instance, place)
-        slots[s].place = NONE
-        return
     before = slots[s].previous
     after = slots[s].next
+    if before == IN_HEAP:
+        leave_heap(cache, instance, after)
+        return
     if before < 0:
         instance.lru_head = after
     else:
@@ -94,6 +92,7 @@ def join_heap(cache, instance, s):
     count = instance.heap_count
     instance.heap_count = count + 1
     cache.queue[first + count] = s
+    cache.slots[s].previous = IN_HEAP
     rise(cache, first, count)
 
 
@@ -105,7 +104,6 @@ def link(cache, instance, s):
     if slots[s].spared or (tail >= 0 and goes_before(slots, s, tail)):
         join_heap(cache, instance, s)
         return
-    slots[s].place = NONE
     slots[s].previous = tail
     slots[s].next = NONE
     instance.lru_tail = s

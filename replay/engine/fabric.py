@@ -23,6 +23,7 @@ from replay.engine.fabric_schema import (
     OP_SHOW,
     SIGNALLING,
 )
+from replay.engine.going_on import goes_on
 from replay.engine.jit import inlined, kernel
 from replay.engine.paths import quote_ps
 from replay.engine.schema import NEVER_PS, NONE
@@ -70,9 +71,19 @@ def fabric_event(state):
 
 @inlined
 def come_again(state, f, after_ps):
-    """Put a timer on the agenda again while any request has not ended, modified in place."""
-    if state.cluster[0].gone < state.cluster[0].num_requests:
+    """Put a timer on the agenda again while the replay goes on, modified in place."""
+    if goes_on(state):
         push_event(state, f, state.cluster[0].now_ps + after_ps)
+    else:
+        retire(state)
+
+
+@inlined
+def retire(state):
+    """Count a timer that comes no more, modified in place."""
+    net = state.wires.net[0]
+    net.recurring -= 1
+    net.flows_taken -= 1
 
 
 @kernel
@@ -89,7 +100,8 @@ def generate(state, f):
     wires = state.wires
     g = wires.flows[f].transfer
     generator = wires.generators[g]
-    if state.cluster[0].gone >= state.cluster[0].num_requests:
+    if not goes_on(state):
+        retire(state)
         return
     count = state.cluster[0].num_instances
     source = np.int64(uniform(generator.key, 3 * generator.count + 1) * count)

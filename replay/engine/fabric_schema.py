@@ -35,6 +35,7 @@ NET = np.dtype([
     ("flows_taken", "i4"), ("transfers_taken", "i4"),
     ("active", "i4"), ("last", "i4"), ("first", "i4"), ("crowds", "i4"),  # fair: flows under way, first to end
     ("events", "i4"),                        # in the heap
+    ("recurring", "i4"),                     # rows of flows that are timers
     ("gateway", "i4"), ("generators", "i4"), ("classes", "i4"),
     ("handoff", "i1"), ("fair", "i1"), ("balance", "i1"), ("per_flow", "i1"), ("striping", "i1"), ("dirty", "i1"),
     ("unfair", "i1"),              # fair: flows came or went on crowded links since shares were found

@@ -194,3 +194,22 @@ def sort(fragments, head):
                     fragments[tail].next = f
                 tail = f
     return head
+
+
+@kernel
+def merge_two(fragments, a, b):
+    """Merge two ascending lists of fragments along `next`, modified in place; returns the head. O(n)."""
+    if a < 0 or b < 0:
+        return b if a < 0 else a
+    if _before(fragments, b, a):
+        a, b = b, a
+    head = a
+    while b >= 0:  # fragment a comes before b, and is the last of those that are merged
+        after = fragments[a].next
+        if after >= 0 and _before(fragments, after, b):
+            a = after
+        else:
+            fragments[a].next = b
+            a = b
+            b = after
+    return head

@@ -1,5 +1,6 @@
 """Requests between instances: into a queue, from prefill to decode, over a network card; the end without service."""
 
+from replay.engine.ahead import bring_queue
 from replay.engine.batching import schedule
 from replay.engine.fabric_schema import WHOLE
 from replay.engine.foresight import foresee
@@ -54,6 +55,7 @@ def enqueue(state, policies, i, r):
     if state.cluster[0].lookahead:
         settle(state, i)
     push_waiting(state, policies, i, r)
+    bring_queue(state, i)
     note(state, LOG_ENQUEUE, r, i, 0)
     instance = state.instances[i]
     view = state.views[i]

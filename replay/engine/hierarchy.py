@@ -62,6 +62,7 @@ def extend(cluster: "Cluster", views: np.ndarray, instances: np.ndarray) -> tupl
     instances["pending_head"] = instances["pending_tail"] = NONE
     if cluster.kv is None:
         return views, instances
+    instances["next_death_ps"] = cluster.kv.ttl_ps
     stores = cluster.kv.stores
     views = np.concatenate([views, np.zeros(len(stores), schema.VIEW)])
     instances = np.concatenate([instances, np.zeros(len(stores), schema.INSTANCE)])
@@ -74,7 +75,7 @@ def extend(cluster: "Cluster", views: np.ndarray, instances: np.ndarray) -> tupl
                      "lru_tail", "private_dram", "local_disk", "pending_head", "pending_tail"):  # fmt: skip
             instances[name][h] = NONE
         instances["tier"][h], instances["clock"][h] = store.tier, -1e308
-        instances["end_ps"][h] = schema.NEVER_PS
+        instances["end_ps"][h], instances["next_death_ps"][h] = schema.NEVER_PS, cluster.kv.ttl_ps
         if store.server >= 0:
             instances["private_dram" if store.tier == 1 else "local_disk"][store.server] = s
     return views, instances
@@ -198,5 +199,6 @@ def _arm(state: State, heap: np.ndarray, timers: list[tuple[int, int, int]]) -> 
     heap[: len(ordered)] = ordered
     state.cluster["timers"] = state.cluster["timer_sequence"] = len(ordered)
     state.cluster["sample_ps"] = 1_000_000_000_000
+    state.cluster["recurring"] = sum(kind in (tier_schema.COLLECT, tier_schema.SAMPLE) for _, kind, _ in timers)
     if ordered:
         plain_set_event(state.tree, 2 * int(state.cluster["num_instances"][0]), ordered[0][0])

@@ -16,10 +16,7 @@ def look_up(state, r):
     nodes = 0
     if leaf >= 0:
         o = assign(state, SHARDS, state.hierarchy.keys[leaf].key)
-        node = leaf
-        while node >= 0:
-            nodes += 1
-            node = state.cache.nodes[node].parent
+        nodes = state.cache.nodes[leaf].depth
     owner = state.hierarchy.owners[o]
     service_ps = cluster.lookup_ps + cluster.node_ps * nodes
     start_ps = max(cluster.now_ps, owner.free_ps)

@@ -1,6 +1,7 @@
 """Put a prefix into a holder from elsewhere: another HBM, a store, or the memtable of a disk."""
 
-from replay.engine.evicting import column_of, note_change
+from replay.engine.ahead import bring_queue
+from replay.engine.evicting import column_of, none_is_dead, note_change
 from replay.engine.fragments import append
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
@@ -13,6 +14,7 @@ from replay.engine.kvcache import (
     row_of,
     take_private,
 )
+from replay.engine.prefetch import bring_near
 from replay.engine.schema import NONE
 
 
@@ -27,9 +29,11 @@ def insert(state, i, leaf, target_blocks, whole):
     c = column_of(state, i)
     instance = state.instances[i]
     disk = disk_of(state, i)
+    bring_queue(state, i)
     top = deepest_resident(cache, leaf, c)
     have = resident_blocks(cache, top, c)
-    if state.cluster[0].ttl_ps > 0:
+    bring_near(cache.slots, max(cache.slots[max(instance.lru_head, 0)].next, 0), 0)
+    if not none_is_dead(state, i):
         renew_path(state, leaf, c, target_blocks)
     if have >= target_blocks:
         mark_whole(cache, leaf, c, target_blocks, whole)
@@ -51,7 +55,7 @@ def insert(state, i, leaf, target_blocks, whole):
             s = new_slot(state, i, node)
         slot = cache.slots[s]
         upto = min(cache.nodes[node].start_blocks + cache.nodes[node].blocks, end)
-        added = upto - slot.start_blocks - slot.blocks
+        added = upto - cache.nodes[node].start_blocks - slot.blocks
         slot.blocks += added
         cache.slot_of[node, c] = s if slot.blocks == cache.nodes[node].blocks else -2 - s
         extra -= added
@@ -98,9 +102,9 @@ def append_path(state, i, disk, node, have):
             n = nodes[n].parent
         s = row_of(cache, top, c)
         slot = cache.slots[s]
-        first = max(have - slot.start_blocks, 0)
+        first = max(have - nodes[top].start_blocks, 0)
         append(state.hierarchy, cache.slots, disk, s, first, slot.blocks - first)
-        have = slot.start_blocks + slot.blocks
+        have = nodes[top].start_blocks + slot.blocks
         if top == node:
             return
 
@@ -112,5 +116,5 @@ def renew_path(state, leaf, c, target_blocks):
     node = deepest_resident(cache, leaf, c)
     while node >= 0:
         if cache.nodes[node].start_blocks < target_blocks:
-            renew(state, cache.slots[row_of(cache, node, c)])
+            renew(state, row_of(cache, node, c))
         node = cache.nodes[node].parent

@@ -41,7 +41,7 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
     arrays = {name: TYPES[name] for name in ("jobs", "slots", "segments", "tree")} | {
         "heap": TYPES["timer_heap"], "fragments": TYPES["fragments"], "flows": TYPES["flows"], "links": TYPES["links"]}
     rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype,
-            "kept": TYPES["slots"].dtype, "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
+            "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
             "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype}
     named = {"state": STATE, "cache": STATE, "cost": STATE, "hierarchy": STATE, "policies": POLICIES, **arrays, **rows,
              **dict.fromkeys(TRUTHS, t.boolean), **dict.fromkeys(NUMBERS, t.float64)}

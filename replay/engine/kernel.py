@@ -1,5 +1,6 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
+from replay.engine.ahead import bring_arrivals
 from replay.engine.batching import schedule
 from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
 from replay.engine.handoff import deliver, handoff
@@ -250,6 +251,7 @@ def advance(state, policies, max_events):
                 cluster.turns = pop(state.jobs, r)
             else:
                 cluster.cursor += 1
+                bring_arrivals(state, cluster.cursor)
             arrive(state, policies, r)
         elif leaf < cluster.num_instances:
             deliver(state, policies, leaf)

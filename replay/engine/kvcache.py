@@ -5,7 +5,7 @@ Nodes leave from the end, lowest score first (evicting.py). A node's score is at
 least-recently-used on blocks. A holder is an instance's HBM (row i of `instances`) or a store (rows after them).
 """
 
-from replay.engine.evicting import ask_evict, column_of, evict, is_dead, note_change
+from replay.engine.evicting import ask_evict, column_of, evict, holder_of, is_dead, none_is_dead, note_change
 from replay.engine.eviction_queue import link, unlink
 from replay.engine.jit import inlined, kernel
 from replay.engine.schema import NONE, TURNS
@@ -32,8 +32,7 @@ def resident_blocks(cache, node, c):
     """Return the blocks from the root to the end of what is resident of `node` [cluster blocks]."""
     if node < 0:
         return 0
-    slot = cache.slots[row_of(cache, node, c)]
-    return slot.start_blocks + slot.blocks
+    return cache.nodes[node].start_blocks + cache.slots[row_of(cache, node, c)].blocks
 
 
 @kernel
@@ -45,7 +44,7 @@ def live_part(state, leaf, node, c):
     cache = state.cache
     deepest = node
     while node >= 0:
-        if is_dead(state, cache.slots[row_of(cache, node, c)]):
+        if is_dead(state, row_of(cache, node, c)):
             deepest = cache.nodes[node].parent
         node = cache.nodes[node].parent
     blocks = resident_blocks(cache, deepest, c)
@@ -60,7 +59,7 @@ def live_part(state, leaf, node, c):
 def visible(state, leaf, c):
     """Return the deepest node on the path to `leaf` that a lookup finds in column c, -1 if none, and its end."""
     node = deepest_resident(state.cache, leaf, c)
-    if state.cluster[0].plain_lookup or node < 0:
+    if node < 0 or (none_is_dead(state, holder_of(state, c)) and not state.cluster[0].exact_match):
         return node, resident_blocks(state.cache, node, c)
     return live_part(state, leaf, node, c)
 
@@ -133,11 +132,12 @@ def count_reuse(state, i, r):
         s = row_of(cache, node, i)
         if s >= 0:
             slot = cache.slots[s]
-            if slot.pins == 0 and slot.uses > 0 and slot.group >= 0:
-                before = cache.classes[slot.group]
+            past = cache.pasts[s]
+            if slot.pins == 0 and slot.uses > 0 and past.group >= 0:
+                before = cache.classes[past.group]
                 before.reuses += 1
                 before.reuse_s += (state.cluster[0].now_ps - slot.last_used_ps) * 1e-12
-            slot.group = group
+            past.group = group
             cache.classes[group].uses += 1
         node = cache.nodes[node].parent
 
@@ -161,7 +161,6 @@ def release_path(state, i, node):
         if slot.pins == 0:
             slot.last_used_ps = now_ps
             slot.uses += 1
-            slot.uses_since += 1 if slot.uses > 1 else 0
             score = ask_evict(state, i, s, 0)
             if score < slot.floor:
                 score = slot.floor
@@ -204,33 +203,32 @@ def new_slot(state, i, node):
         s = instance.slots_used
         instance.slots_used += 1
     slot = state.cache.slots[s]
-    slot.first_used_ps = now_ps
     slot.last_used_ps = now_ps
     slot.score = 0.0
     slot.floor = -1e308
     slot.node = node
     slot.blocks = 0
-    slot.start_blocks = state.cache.nodes[node].start_blocks
     slot.uses = 0
-    slot.uses_since = 0
     slot.pins = 1
-    slot.place = NONE
     slot.fragment = NONE
     slot.whole = 0
-    slot.looked = 0
-    slot.group = NONE
     slot.spared = 0
+    past = state.cache.pasts[s]
+    past.first_used_ps = now_ps
+    past.looked = 0
+    past.uses_before = 1
+    past.group = NONE
     if state.cluster[0].lookahead and i < state.cluster[0].num_instances:
         slot.spared = 1 if state.hierarchy.needed[node, i] > 0 else 0
     return s
 
 
 @inlined
-def renew(state, kept):
-    """Let a dead slot live again from now on: its blocks were made or sent anew. Modified in place."""
-    if is_dead(state, kept):
-        kept.first_used_ps = state.cluster[0].now_ps
-        kept.last_used_ps = kept.first_used_ps
+def renew(state, s):
+    """Let slot s, if it is dead, live again from now on: its blocks were made or sent anew. Modified in place."""
+    if is_dead(state, s):
+        state.cache.pasts[s].first_used_ps = state.cluster[0].now_ps
+        state.cache.slots[s].last_used_ps = state.cluster[0].now_ps
 
 
 @kernel
@@ -251,7 +249,7 @@ def publish(state, i, r):
         if s < 0:
             s = new_slot(state, i, node)
         elif not ours:
-            renew(state, cache.slots[s])
+            renew(state, s)
             pin(cache, view, instance, s)
         slot = cache.slots[s]
         missing = cache.nodes[node].blocks - slot.blocks
@@ -283,9 +281,9 @@ def settle_group(state, i, r):
     group = (request.kind + 1) * TURNS + min(request.turn, TURNS - 1)
     node = state.jobs[r].leaf
     while node >= 0:
-        slot = cache.slots[cache.slot_of[node, i]]
-        slot.group = group
-        if slot.uses == 0:
+        s = cache.slot_of[node, i]
+        cache.pasts[s].group = group
+        if cache.slots[s].uses == 0:
             cache.classes[group].uses += 1
         node = cache.nodes[node].parent
 

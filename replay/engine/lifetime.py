@@ -1,6 +1,6 @@
 """The end of what is kept: garbage collection of what outlived its time, and holders that lose all."""
 
-from replay.engine.evicting import column_of, free_slot, is_dead, note_change
+from replay.engine.evicting import column_of, free_slot, is_dead, note_change, stamp_of
 from replay.engine.eviction_queue import unlink
 from replay.engine.fragments import trim
 from replay.engine.inserting import disk_of
@@ -46,14 +46,13 @@ def collect(state, i):
             continue
         parent = cache.nodes[node].parent
         orphan = parent >= 0 and cache.slot_of[parent, c] == NONE
-        if orphan or is_dead(state, cache.slots[s]):
+        if orphan or is_dead(state, s):
             if i >= state.cluster[0].num_instances:
                 state.hierarchy.stores[i - state.cluster[0].num_instances].expired_blocks += cache.slots[s].blocks
             free_node(state, i, s)
             freed += 1
         else:
-            slot = cache.slots[s]
-            oldest_ps = min(oldest_ps, slot.last_used_ps if cluster.refresh else slot.first_used_ps)
+            oldest_ps = min(oldest_ps, stamp_of(state, s))
     state.instances[i].next_death_ps = oldest_ps + cluster.ttl_ps
     return freed
 

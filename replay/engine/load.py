@@ -10,13 +10,15 @@ from replay.engine.adapters import tunables
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
 from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
+from replay.engine.state import in_lines
 from replay.engine.tree import empty_tree
-from replay.engine.wires import no_wires, wires_of
+from replay.engine.wires import copy_wires, no_wires, wires_of
 from replay.hardware import nominal
 from replay.hardware.units import fs, ps
 from replay.policy import Chosen
 from traces.jit import INTERPRETED
 from traces.trie import Trie
+from traces.trie_kernels import depths
 
 if TYPE_CHECKING:
     from replay.cluster import Cluster
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from traces import Trace
 
 LOG_CAPACITY = 1 << 16
-EVICT_READS = frozenset({"score", "tier", "examined", "clock", "total_blocks", "inserted_blocks", "evicted_blocks",
-                         "next_use", "group_share", "group_reuse_s", "uses_since"})
+EVICT_READS = frozenset({"first_used_ps", "score", "tier", "examined", "clock", "total_blocks", "inserted_blocks",
+                         "evicted_blocks", "next_use", "group_share", "group_reuse_s", "uses_since"})
 LINK_SIGNALS = frozenset({"transfer_s", "link_flows", "link_utilisation"})
 BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
 
@@ -107,10 +109,12 @@ def copy(state: State) -> State:
     changed = {name: getattr(state, name).copy() for name in
                ("cluster", "requests", "jobs", "instances", "batch", "growth", "tiers", "tree", "histogram", "log",
                 "tunables", "gaps")}
-    own = ("slot_of", "slots", "prefix", "queue", "next_use", "classes")
-    cache = state.cache._replace(**{name: getattr(state.cache, name).copy() for name in own})
+    own = ("slot_of", "pasts", "prefix", "queue", "next_use", "classes")
+    slots = in_lines(len(state.cache.slots), schema.SLOT).view(type(state.cache.slots))
+    slots[:] = state.cache.slots
+    cache = state.cache._replace(slots=slots, **{name: getattr(state.cache, name).copy() for name in own})
     hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
-    wires = type(state.wires)(*(array.copy() for array in state.wires))
+    wires = copy_wires(state.wires)
     num_instances = int(state.cluster["num_instances"][0])
     return state._replace(**changed, views=views, prefill_views=views[:num_prefill], hierarchy=hierarchy, wires=wires,
                           decode_views=views[num_instances - num_decode : num_instances], cache=cache)
@@ -233,7 +237,8 @@ def _cache(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.ndar
     holders = np.r_[0:num_prefill, num_instances : len(views)]
     if not cluster.prefix_cache or len(trie.parent) == 0:
         return Cache(np.zeros(1, schema.NODE), np.full((1, len(holders)), NONE, np.int32), np.zeros(1, schema.SLOT),
-                     np.zeros(1, schema.PREFIX), np.zeros(1, np.int32), one, one, one, classes)
+                     np.zeros(1, schema.PAST), np.zeros(1, schema.PREFIX), np.zeros(1, np.int32), one, one,
+                     one, classes)
     scale = trie.block_tokens // cluster.block_tokens
     nodes = np.zeros(len(trie.parent), schema.NODE)
     nodes["parent"] = trie.parent
@@ -241,11 +246,12 @@ def _cache(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.ndar
     nodes["start_blocks"] = np.asarray(trie.start_blocks) * scale
     capacity = np.minimum(len(nodes), views["total_blocks"][holders].astype(np.int64))
     instances["slot_first"][holders] = instances["slots_used"][holders] = np.cumsum(capacity) - capacity
+    nodes["depth"] = depths(np.asarray(trie.parent))
     slot_of = np.full((len(nodes), len(holders)), NONE, np.int32)
     total = int(capacity.sum())
     next_use = foresight[2] if len(foresight[2]) == len(nodes) else np.zeros(1, np.int64)
-    return Cache(nodes, slot_of, np.zeros(total, schema.SLOT), np.zeros(1, schema.PREFIX), np.zeros(total, np.int32),
-                 next_use, foresight[0], foresight[1], classes)
+    return Cache(nodes, slot_of, in_lines(total, schema.SLOT), np.zeros(total, schema.PAST),
+                 np.zeros(1, schema.PREFIX), np.zeros(total, np.int32), next_use, foresight[0], foresight[1], classes)
 
 
 def _foresight(trace: "Trace", chosen: Mapping[str, Chosen], options: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -149,21 +149,29 @@ PROFILE = np.dtype([
 SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 
 # compressed trie of the trace, in KV blocks of the cluster
-NODE = np.dtype([("parent", "i4"), ("blocks", "i4"), ("start_blocks", "i4")])
+NODE = np.dtype([
+    ("parent", "i4"), ("blocks", "i4"), ("start_blocks", "i4"),
+    ("depth", "i4"),               # nodes on the path from the root to here, this one too
+], align=True)
 
-# a trie node resident on one holder (an instance's HBM or a store)
+# a trie node resident on one holder (an instance's HBM or a store): 64 bytes, a line of the processor's cache
 SLOT = np.dtype([
-    ("last_used_ps", "i8"), ("first_used_ps", "i8"), ("score", "f8"), ("floor", "f8"),
-    ("node", "i4"), ("blocks", "i4"), ("start_blocks", "i4"), ("uses", "i4"), ("pins", "i4"),
-    ("previous", "i4"), ("next", "i4"),
-    ("place", "i4"),               # where it stands in the holder's heap of queued slots, -1 if in the list or in none
+    ("last_used_ps", "i8"), ("score", "f8"), ("floor", "f8"),
     ("queued", "i8"),              # when it joined the eviction queue, as a running number of the holder
+    ("node", "i4"), ("blocks", "i4"), ("uses", "i4"), ("pins", "i4"),
+    ("previous", "i4"), ("next", "i4"),  # in the list of queued slots; IN_HEAP and its place, where it is in the heap
     ("fragment", "i4"),            # of a disk: its newest fragment, -1 for none
-    ("looked", "i4"),              # pass over the eviction queue in which it was examined last
-    ("uses_since", "i4"),          # uses since it came or got a second chance, its first one not counted
-    ("group", "i4"),               # class of its last user, see GROUP
     ("whole", "i1"),               # it ends a prompt that was published here as a whole
     ("spared", "i1"),              # a waiting request needs it: it leaves after all others
+], align=True)
+IN_HEAP = -2
+
+# what is seldom looked at of a slot: the same row of `pasts`
+PAST = np.dtype([
+    ("first_used_ps", "i8"),
+    ("looked", "i4"),              # pass over the eviction queue in which it was examined last
+    ("uses_before", "i4"),         # uses when it got a second chance; 1, for its first one, if it never did
+    ("group", "i4"),               # class of its last user, see GROUP
 ], align=True)
 
 # what an evict or write policy may know of it
@@ -210,6 +218,7 @@ CLUSTER = np.dtype([
     ("in_flight", "i4"), ("writes", "i4"), ("replicate_after", "i4"), ("unit_tokens", "i4"), ("unit_blocks", "i4"),
     ("bound", "f8"),
     ("ttl_ps", "i8"), ("gc_ps", "i8"), ("lag_ps", "i8"), ("lookup_ps", "i8"), ("node_ps", "i8"), ("gc_node_ps", "i8"),
+    ("recurring", "i8"),                    # timers of the hierarchy under way that come again: gc, samples
     ("timers", "i8"), ("timer_sequence", "i8"), ("timer_now", "i8"), ("spilled", "i8"), ("spills_lost", "i8"),
     ("changes_begin", "i8"), ("changes_end", "i8"), ("gc_nodes", "i8"),
     ("sample_ps", "i8"), ("samples", "i8"),
@@ -254,6 +263,7 @@ class Cache(NamedTuple):
     # int32 (num_nodes, num_holders)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
     slot_of: np.ndarray
     slots: np.ndarray  # SLOT (capacity of all holders,)
+    pasts: np.ndarray  # PAST, as long as `slots`
     prefix: np.ndarray  # PREFIX (1,): what a policy is shown
     queue: np.ndarray  # int32, as long as `slots`: eviction heap of each holder, beside its slots
     next_use: np.ndarray  # int64 (num_nodes,): for oracles

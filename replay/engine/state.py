@@ -20,6 +20,7 @@ from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
 WORDS = 4  # address and up to three lengths
+LINE_BYTES = 64
 FUNCTION_WORDS = 3  # of a first-class function in compiled code
 # name -> (element type, dimensions), in the order of the table; the parts of `cache` and `cost` stand beside the rest
 ARRAYS: dict[str, tuple[Any, int]] = {
@@ -29,7 +30,8 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "tree": (np.dtype("i8"), 1),
     "histogram": (np.dtype("i8"), 2), "gaps": (np.dtype("i8"), 1),
     "gap_first": (np.dtype("i8"), 1), "tunables": (np.dtype("f8"), 2), "log": (schema.EVENT, 1),
-    "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 1), "prefix": (schema.PREFIX, 1),
+    "nodes": (schema.NODE, 1), "slot_of": (np.dtype("i4"), 2), "slots": (schema.SLOT, 1),
+    "pasts": (schema.PAST, 1), "prefix": (schema.PREFIX, 1),
     "queue": (np.dtype("i4"), 1),
     "next_use": (np.dtype("i8"), 1), "next_row": (np.dtype("i8"), 1), "path_first": (np.dtype("i8"), 1),
     "classes": (schema.GROUP, 1),
@@ -58,6 +60,13 @@ def arrays(state: State) -> list[np.ndarray]:
     flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
             **state.wires._asdict()}
     return [flat[name] for name in ARRAYS]
+
+
+def in_lines(count: int, dtype: np.dtype) -> np.ndarray:
+    """Return rows of zeros that begin at a line of the processor's cache, so that one of 64 bytes lies in one."""
+    room = np.zeros(count * dtype.itemsize + LINE_BYTES, np.uint8)
+    first = -room.ctypes.data % LINE_BYTES
+    return room[first : first + count * dtype.itemsize].view(dtype)
 
 
 def table(state: State) -> np.ndarray:

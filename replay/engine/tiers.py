@@ -1,6 +1,7 @@
 """The part of the engine that runs the KV hierarchy, behind one function, so that a run without it need not load it."""
 
 from replay.engine.elastic import change_store, depart, drained, leave
+from replay.engine.going_on import goes_on
 from replay.engine.index import believe, look_up, note_routed
 from replay.engine.jit import kernel
 from replay.engine.lifetime import collect
@@ -82,7 +83,9 @@ def collect_all(state):
         service_ps = cluster.gc_node_ps * freed // cluster.num_shards
         owner.free_ps = max(cluster.now_ps, owner.free_ps) + service_ps
         owner.busy_ps += service_ps
-    if cluster.gone < cluster.num_requests:
+    cluster.recurring -= 1
+    if goes_on(state):
+        cluster.recurring += 1
         push_timer(state, cluster.now_ps + cluster.gc_ps, COLLECT, 0)
 
 
@@ -103,7 +106,9 @@ def sample_all(state):
     for c in range(cluster.num_prefill + cluster.num_stores):
         i = c if c < cluster.num_prefill else c - cluster.num_prefill + cluster.num_instances
         table[row, 1 + c] = state.views[i].cached_blocks + state.instances[i].pinned_blocks
-    if cluster.gone < cluster.num_requests:
+    cluster.recurring -= 1
+    if goes_on(state):
+        cluster.recurring += 1
         push_timer(state, cluster.now_ps + cluster.sample_ps, SAMPLE, 0)
 
 

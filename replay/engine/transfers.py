@@ -1,6 +1,7 @@
 """Transfers: what is sent from one endpoint to another, as one flow or one a rail, until it is delivered."""
 
 from replay.engine.agenda import push_event
+from replay.engine.crowds import attach, detach
 from replay.engine.fabric_schema import (
     ARRIVED,
     DELIVERING,
@@ -29,7 +30,7 @@ from replay.engine.paths import (
     rounded_up,
 )
 from replay.engine.schema import BROKEN_LAW, NEVER_PS, NONE
-from replay.engine.sharing import attach, detach, reserve
+from replay.engine.sharing import reserve
 from replay.engine.tier_schema import DRAINED, LOADED, MOST_PARTS, NOTHING, WRITTEN
 from replay.engine.timers import push_timer
 

@@ -9,6 +9,7 @@ from replay.engine import fabric_schema
 from replay.engine.draws import mix
 from replay.engine.fabric_schema import HOPS, INTO, MOST_UNITS, NIC_IN, NIC_OUT, OUT, SPARE_FLOWS, WAYS, Wires
 from replay.engine.schema import NONE, State
+from replay.engine.state import in_lines
 from replay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ ROWS: dict[str, Any] = {
     "transfers": fabric_schema.TRANSFER, "entries": fabric_schema.ENTRY, "generators": fabric_schema.GENERATOR,
     "transits": fabric_schema.TRANSIT,
 }  # fmt: skip
-
-
-def in_lines(count: int, row: np.dtype) -> np.ndarray:
-    """Return rows that begin with a cache line of 64 bytes."""
-    size = count * row.itemsize
-    whole = np.zeros(size + 64, np.uint8)
-    first = -whole.ctypes.data % 64
-    return whole[first : first + size].view(row)
 
 
 def no_wires() -> Wires:
@@ -77,6 +70,16 @@ def wires_of(trace: "Trace", cluster: "Cluster", state: State, options: Mapping[
     )
     _arm(wires, fabric, state)
     return wires
+
+
+def copy_wires(wires: Wires) -> Wires:
+    """Return a fabric's rows that go their own way."""
+    copied = {name: array.copy() for name, array in wires._asdict().items()}
+    for name in ("flows", "links"):
+        old = getattr(wires, name)
+        copied[name] = in_lines(len(old), old.dtype).view(type(old))
+        copied[name][:] = old
+    return Wires(**copied)
 
 
 def longest_bytes(trace: "Trace", cluster: "Cluster") -> int:
@@ -202,6 +205,7 @@ def _arm(wires: Wires, fabric: "Fabric", state: State) -> None:
         rows.append((time_ps, sequence, f))
     net["flows_used"] += len(timers)
     net["flows_taken"] += len(timers)
+    net["recurring"] = len(timers)
     net["sequence"] = net["events"] = len(timers)
     ordered = sorted(rows)
     wires.agenda[: len(ordered)] = [f for _, _, f in ordered]

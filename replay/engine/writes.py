@@ -104,7 +104,7 @@ def published(state, r, i):
         s = row_of(cache, node, i)
         slot = cache.slots[s]
         if ask_write(state, i, s, 0):
-            write_path(state, i, node, slot.start_blocks + slot.blocks, slot.whole)
+            write_path(state, i, node, cache.nodes[node].start_blocks + slot.blocks, slot.whole)
             return
         node = cache.nodes[node].parent
 

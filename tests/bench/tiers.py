@@ -79,7 +79,7 @@ def per_resident_block(session: Session) -> float:
     state, cache = session.state, session.state.cache
     resident = int((state.views["cached_blocks"] + state.instances["pinned_blocks"]).sum())
     used = int((cache.slot_of != -1).sum())
-    held = used * (cache.slots.itemsize + cache.queue.itemsize)
+    held = used * (cache.slots.itemsize + cache.pasts.itemsize + cache.queue.itemsize)
     return float(held + cache.slot_of.nbytes + cache.nodes.nbytes) / max(1, resident)
 
 

@@ -109,8 +109,13 @@ class Twin:
         self.hierarchy = Hierarchy(kv, rules, self, cluster.layers) if kv else None
 
     def goes_on(self) -> bool:
-        """Say whether any request has not come to its end."""
-        return any(request.status == "unfinished" for request in self.requests)
+        """Say whether any request has not come to its end, and anything but what comes again is to happen."""
+        busy = any(server.end_ps is not None and server.end_ps < OPEN for server in self.servers)
+        sent = self.network is None and any(server.link.deliveries for server in self.servers)
+        tiers = self.hierarchy is not None and any(event[2] != "gc" for event in self.hierarchy.events)
+        flows = self.network is not None and self.network.busy
+        going = bool(self.arrivals) or busy or sent or tiers or flows
+        return going and any(request.status == "unfinished" for request in self.requests)
 
     @property
     def now(self) -> int:

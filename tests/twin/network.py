@@ -108,6 +108,12 @@ class Network:
             self.push(fabric.signal_ps, self.signal)
 
     @property
+    def busy(self) -> bool:
+        """Whether anything is under way, or about to be delivered."""
+        counts = self.counts.values()
+        return sum(count.transfers for count in counts) > sum(count.delivered for count in counts)
+
+    @property
     def now(self) -> int:
         """The time of the event in hand."""
         return self.twin.clock.now
