@@ -1,5 +1,6 @@
 """What prefill instances can send to decode instances at once: the least cut of the links between them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,8 +9,7 @@ import numpy as np
 
 from replay.fabric import Endpoint, Link, Network
 
-MB = 1e6
-MOST_UNITS = 2**30
+MOST_UNITS = 2**30  # capacities are int32
 Ends = tuple[Any, Any]
 
 
@@ -23,10 +23,11 @@ def handoff_bytes_per_s(
 
     network, number : the one that handoffs use, and which of the two it is
     bisection       : link from prefill to decode that every network path crosses, () for none
-    returns         : bytes/s, each link taken to 1 MB/s or a billionth of all together; 0 if a group has no endpoint
+    returns         : bytes/s, 0 if a group has no endpoint; each link is rounded to a power of ten of at most a
+                      hundred millionth of all links together, so that round figures stay exact
     source          : maximum flow, minimum cut (Ford and Fulkerson, 1956)
     """
-    unit = max(MB, sum(link.bytes_per_s for link in links) / MOST_UNITS)
+    unit = 10.0 ** math.ceil(math.log10(sum(link.bytes_per_s for link in links) / MOST_UNITS))
     graph = _Graph(links, endpoints)
     graph.inside()
     inside = graph.most(unit)
