@@ -57,16 +57,14 @@ class _Graph:
     def inside(self) -> None:
         """Add the paths within a node, and those within a domain from one node to another."""
         of_node = {e.node for e in self.senders} & {e.node for e in self.receivers}
-        buses = {e.node: set[int]() for e in self.senders}
         for e in self.senders:
-            buses[e.node].update(e.out)
             if e.node in of_node:
                 self.path("source", e.out, ("node", e.node))
             if _within(e, self.receivers_of):
                 self.path("source", (e.scale_out,), ("domain", e.domain))
         for e in self.receivers:
             if e.node in of_node:
-                self.path(("node", e.node), (m for m in e.into if m not in buses[e.node]), "sink")
+                self.path(("node", e.node), e.into, "sink")
             if _within(e, self.senders_of):
                 self.path(("domain", e.domain), (e.scale_in,), "sink")
 

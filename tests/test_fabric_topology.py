@@ -26,7 +26,9 @@ def test_instances_are_packed_onto_nodes_in_order() -> None:
 
 def test_an_instance_that_does_not_fit_beside_others_starts_a_node() -> None:
     three = {**FOUR, "gpus": 3}
-    assert [e.node for e in built(hardware=three, prefill=3, decode=2).endpoints[:5]] == [0, 0, 1, 1, 2]
+    found = built(hardware=three, prefill=3, decode=2, scale_up={"gpus": 8})
+    assert [e.node for e in found.endpoints[:5]] == [0, 0, 1, 1, 2]
+    assert [e.domain for e in found.endpoints[:5]] == [0, 0, 1, 1, 2]  # the GPUs left over on a node are counted
 
 
 def test_an_instance_larger_than_a_node_is_one_node_of_many_cards() -> None:
@@ -184,6 +186,7 @@ CUTS: dict[str, tuple[float, dict[str, Any]]] = {
     "the front-end": (50, {"gpus_per_node": 4, "front_end_kinds": ["handoff"]}),
     "converged": (250, {"gpus_per_node": 4, "networks": "converged", "pcie_bytes_per_s": 500e9}),
     "a domain": (1800, {"gpus_per_node": 4, "scale_up": {"gpus": 8}}),
+    "a node within a domain": (220, {"scale_up": {"gpus": 8}}),
     "two domains": (200, {"gpus_per_node": 4, "scale_up": {"gpus": 4}}),
     "a knob": (30, {"gpus_per_node": 4, "bisection_bytes_per_s": 30e9}),
     "a wide knob": (200, {"gpus_per_node": 4, "bisection_bytes_per_s": 900e9}),
