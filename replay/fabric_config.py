@@ -5,6 +5,7 @@ from typing import Any
 
 from replay.errors import ConfigError
 from replay.fabric import BACK_END, FRONT_END, KINDS, Background, Fabric
+from replay.fabric_cut import handoff_bytes_per_s
 from replay.fabric_topology import Layout, lay_out
 from replay.hardware.fields import count, keys, number
 from replay.hardware.units import PS_PER_S, ps
@@ -29,6 +30,7 @@ KEYS = (
 URGENCY = {"load": 1, "write": 2, "drain": 2, "compaction": 2, "background": 2}  # the rest 0: decodes wait for it
 REMEDY = "Change it, or select another fabric, such as fabric=pcie_gdr."
 MOST_BYTES = 1e12
+SHORTEST_GAP_S, LONGEST_GAP_S = 1e-6, 86_400.0  # of background flows: one event each, and int64 ps for the rarest
 
 
 def build_fabric(node: Any, instances: Sequence[Any], kv: Kv | None) -> Fabric | None:
@@ -67,6 +69,7 @@ def _fabric(node: Mapping[str, Any], layout: Layout, fair: bool) -> Fabric:
     front = _front_end_kinds(node["front_end_kinds"])
     price = number(node["port_price_per_hour"], "fabric.port_price_per_hour")
     strict = node["priorities"] == "strict"
+    carrier = FRONT_END if "handoff" in front and not converged else BACK_END
     return Fabric(
         name=str(node.get("name") or "fabric"),
         links=tuple(layout.links), endpoints=tuple(layout.endpoints), networks=layout.networks, fair=fair,
@@ -85,7 +88,8 @@ def _fabric(node: Mapping[str, Any], layout: Layout, fair: bool) -> Fabric:
         background=_background(node["background"]),
         signal_ps=_ps(node["signal_s"], "fabric.signal_s"),
         samples=count(node["samples"], "fabric.samples", 0, 1 << 16),
-        bisection_bytes_per_s=layout.bisection_bytes_per_s(0 if converged else int("handoff" in front)),
+        bisection_bytes_per_s=handoff_bytes_per_s(
+            layout.links, layout.endpoints, layout.networks[carrier], carrier, layout.bisection),
         ports=layout.ports, price_per_hour=layout.ports * price,
     )  # fmt: skip
 
@@ -170,5 +174,7 @@ def _background(rows: Any) -> tuple[Background, ...]:
         keys(row, ("bytes_per_s", "flow_bytes"), (), place)
         size_bytes = round(number(row["flow_bytes"], f"{place}.flow_bytes", least=1.0, most=MOST_BYTES))
         speed = number(row["bytes_per_s"], f"{place}.bytes_per_s", above=0.0)
-        found.append(Background(size_bytes, size_bytes / speed * PS_PER_S))
+        gap_s = number(size_bytes / speed, f"the mean gap in seconds, flow_bytes / bytes_per_s, of {place}",
+                       least=SHORTEST_GAP_S, most=LONGEST_GAP_S)  # fmt: skip
+        found.append(Background(size_bytes, gap_s * PS_PER_S))
     return tuple(found)

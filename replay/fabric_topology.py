@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from replay.errors import ConfigError
 from replay.fabric import NETWORKS, Endpoint, Link, Network
+from replay.hardware.units import FS_PER_S
 from replay.kv import DRAM, Kv
 
 SETTINGS = Mapping[str, Any]
-MB = 1e6
+MOST_LINKS = 1 << 20
+LEAST_BYTES_PER_S, MOST_BYTES_PER_S = 1e6, 1e18  # of a link: what whole units a picosecond can say
 
 
 class Layout:
@@ -31,86 +31,20 @@ class Layout:
         self.links.append(Link(name, group, bytes_per_s, receives))
         return len(self.links) - 1
 
-    def bisection_bytes_per_s(self, network: int) -> float:
-        """Return what all prefill endpoints together can send to all decode endpoints: the least cut between them.
-
-        network : the one that handoffs use
-        source  : maximum flow, minimum cut (Ford and Fulkerson, 1956)
-        """
-        from scipy.sparse import csr_matrix
-        from scipy.sparse.csgraph import maximum_flow
-
-        arcs = self._arcs(network)
-        if not arcs:
-            return 0.0
-        vertices = {vertex: k for k, vertex in enumerate(dict.fromkeys(end for arc in arcs for end in arc[:2]))}
-        rows, columns = ([vertices[arc[end]] for arc in arcs] for end in (0, 1))
-        unit = max(MB, sum(link.bytes_per_s for link in self.links) / 2**30)
-        capacity = np.array([round(min(2.0**30, arc[2] / unit)) for arc in arcs], np.int32)
-        graph = csr_matrix((capacity, (rows, columns)), shape=(len(vertices), len(vertices)))
-        return float(maximum_flow(graph, vertices["source"], vertices["sink"]).flow_value * unit)
-
-    def _arcs(self, network: int) -> list[tuple[Any, Any, float]]:
-        """Return the graph of links from prefill to decode endpoints: every link an arc, free arcs between them."""
-        senders = [e for e in self.endpoints if e.group == 0]
-        receivers = [e for e in self.endpoints if e.group == 1]
-        if not senders or not receivers:
-            return []
-        free = float("inf")
-        arcs: dict[tuple[Any, Any], float] = {}
-        used: set[int] = set()
-
-        def chain(start: Any, path: Sequence[int], end: Any) -> None:
-            for link in path:
-                used.add(link)
-                arcs[start, ("in", link)] = free
-                start = ("out", link)
-            arcs[start, end] = free
-
-        wire = self.networks[network]
-        for e in senders:
-            chain("source", (), ("from", e.name))
-            for rail in range(wire.rails):
-                up = [*e.out, e.nic_out[network] + rail]
-                chain(("from", e.name), up, ("leaf", e.leaf, rail, "up"))
-                for spine in range(wire.spines):
-                    number = (e.leaf * wire.rails + rail) * wire.spines + spine
-                    chain(("leaf", e.leaf, rail, "up"), (wire.first_up + number,), ("spine", rail, spine))
-        for e in receivers:
-            chain(("to", e.name), (), "all")
-            for rail in range(wire.rails):
-                down = [e.nic_in[network] + rail, *e.into]
-                chain(("leaf", e.leaf, rail, "down"), (), ("card", e.name, rail))
-                chain(("card", e.name, rail), down, ("to", e.name))
-                for spine in range(wire.spines):
-                    number = (e.leaf * wire.rails + rail) * wire.spines + spine
-                    chain(("spine", rail, spine), (wire.first_down + number,), ("leaf", e.leaf, rail, "down"))
-        for leaf in {e.leaf for e in senders}:
-            for rail in range(wire.rails):
-                others = {leaf} if wire.spines else {e.leaf for e in receivers}
-                for other in others:
-                    chain(("leaf", leaf, rail, "up"), (), ("leaf", other, rail, "down"))
-        for a in senders:
-            for b in receivers:
-                if a.node == b.node:
-                    chain(("from", a.name), [*a.out, *(m for m in b.into if m not in a.out)], ("to", b.name))
-                elif a.domain >= 0 and a.domain == b.domain:
-                    chain(("from", a.name), (a.scale_out, b.scale_in), ("to", b.name))
-        for m in used:
-            arcs[("in", m), ("out", m)] = self.links[m].bytes_per_s
-        arcs["all", "sink"] = min([free, *(self.links[m].bytes_per_s for m in self.bisection[:1])])
-        return [(*ends, capacity) for ends, capacity in arcs.items()]
-
 
 def lay_out(settings: SETTINGS, instances: Sequence[Any], kv: Kv | None) -> Layout:
     """Lay out the fabric of a cluster.
 
-    settings : checked numbers of the node `fabric` (replay.fabric_config)
-    raises   : ConfigError for an instance that shares a node with a larger one in a way that cannot be
+    settings  : checked numbers of the node `fabric` (replay.fabric_config)
+    instances : the cluster's instances, prefill, mixed, decode
+    kv        : its KV hierarchy or None
+    returns   : Layout
+    raises    : ConfigError for too many links, or one whose rate cannot be
     """
     layout = Layout()
     nodes = _nodes(settings, instances)
     places = _Places(settings, layout, nodes, instances, kv)
+    _refuse_many(settings, places, nodes[-1][0] + 2 + len(kv.stores if kv else ()))
     for i, instance in enumerate(instances):
         layout.endpoints.append(places.instance(i, instance))
     for s, store in enumerate(kv.stores if kv else ()):
@@ -121,7 +55,24 @@ def lay_out(settings: SETTINGS, instances: Sequence[Any], kv: Kv | None) -> Layo
     if cut is not None:
         layout.bisection = (layout.add("prefill to decode", "bisection", cut),
                             layout.add("decode to prefill", "bisection", cut))
+    for link in layout.links:
+        if not LEAST_BYTES_PER_S <= link.bytes_per_s <= MOST_BYTES_PER_S:
+            raise ConfigError(f"a link of the fabric must have from {LEAST_BYTES_PER_S:g} to {MOST_BYTES_PER_S:g} "
+                              f"bytes/s, but '{link.name}' would have {link.bytes_per_s:g}. Change what its rate "
+                              f"is made of: cards, rails, spines or oversubscription.")
     return layout
+
+
+def _refuse_many(settings: SETTINGS, places: "_Places", nodes: int) -> None:
+    """Refuse a fabric of too many links before they are laid; nodes: of all kinds, or some more."""
+    per_leaf, spray = settings["nodes_per_leaf"], settings["balance"] == "spray"
+    leaves = 0 if per_leaf is None else -(-nodes // per_leaf)
+    switched = sum(leaves * rails * (1 if spray else settings[name]["spines"])
+                   for rails, name in zip(places.rails, NETWORKS, strict=True))
+    links = 2 * (switched + nodes * sum(places.rails) + 2 * len(places.nodes))
+    if links > MOST_LINKS:
+        raise ConfigError(f"a fabric has at most {MOST_LINKS:,} links, but this one has about {links:,}. Use fewer "
+                          f"spines or rails, more nodes below a leaf, or fewer instances.")
 
 
 def _nodes(settings: SETTINGS, instances: Sequence[Any]) -> list[tuple[int, int]]:
@@ -156,7 +107,7 @@ class _Places:
         aggregated = settings["striping"] and (settings["balance"] == "spray" or settings["nodes_per_leaf"] is None)
         self.rails = [1 if aggregated else settings[name]["nics"] for name in NETWORKS]
         self.widths = [max(1, -(-size // settings["gpus_per_node"])) for size in self.sizes]
-        self.rates = self._rates(own)
+        self.rates, self.above = self._rates(own)
         front = settings["front_end"]
         self.front_rate = own[0] if front["bytes_per_s"] is None else front["bytes_per_s"] * front["nics"]
         self.cards: dict[tuple[int, int], tuple[int, int]] = {}
@@ -164,22 +115,24 @@ class _Places:
         self.kv = kv
         self.next_node = self.gpu_nodes
 
-    def _rates(self, own: list[float]) -> list[list[float]]:
-        """Return the bytes/s of every GPU node by network, all rails together; converged they join."""
+    def _rates(self, own: list[float]) -> tuple[list[list[float]], list[float]]:
+        """Return the bytes/s by network, all rails together, of every GPU node, and of its share of the uplinks.
+
+        Converged, both networks have the rates of the two together: the same ports, otherwise connected.
+        """
         settings, rates = self.settings, []
         for name in NETWORKS:
-            network = settings[name]
-            speed = network["bytes_per_s"]
-            rates.append([rate if speed is None else speed * network["nics"] * width
+            speed = settings[name]["bytes_per_s"]
+            rates.append([rate if speed is None else speed * settings[name]["nics"] * width
                           for rate, width in zip(own, self.widths, strict=True)])
+        if self.converged and settings["ethernet"] and settings["domain_gpus"]:
+            ports = [settings["scale_up_bytes_per_s"] * size for size in self.sizes]
+            rates[0] = [sum(both) for both in zip(rates[0], ports, strict=True)]
+        above = [max(rate) / settings[name]["oversubscription"] for rate, name in zip(rates, NETWORKS, strict=True)]
         if not self.converged:
-            return rates
-        extra = [0.0] * self.gpu_nodes
-        if settings["ethernet"] and settings["domain_gpus"]:
-            extra = [settings["scale_up_bytes_per_s"] * size for size in self.sizes]
-        joined = [sum(both) for both in zip(*rates, extra, strict=True)]
+            return rates, above
         self.rails = [self.rails[0]] * 2
-        return [joined, joined]
+        return [[sum(both) for both in zip(*rates, strict=True)]] * 2, [sum(above)] * 2
 
     def _cards(self, node: int, name: str, rates: Sequence[float]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the first card link of a node by network, out and in, laying them when it comes first."""
@@ -191,12 +144,15 @@ class _Places:
                 for way in ("out", "in"):
                     for rail in range(rails):
                         self.layout.add(f"{name}{label} {way} {rail}", "nic", rates[network] / rails, way == "in")
-                nics = self.settings[NETWORKS[network]]["nics"]
-                nics += self.settings["front_end"]["nics"] if self.converged else 0
-                self.layout.ports += 2 * nics
+                nics = sum(self.settings[name]["nics"] for name in self._joined(network))
+                self.layout.ports += 2 * nics * (self.widths[node] if node < self.gpu_nodes else 1)
             found.append(self.cards[node, network])
         found *= 2 if self.converged else 1
         return (found[0][0], found[1][0]), (found[0][1], found[1][1])
+
+    def _joined(self, network: int) -> Sequence[str]:
+        """Name the networks whose ports and switches this one has."""
+        return NETWORKS if self.converged else NETWORKS[network : network + 1]
 
     def _leaf(self, node: int) -> int:
         per_leaf = self.settings["nodes_per_leaf"]
@@ -247,7 +203,8 @@ class _Places:
             host = self._host(node)
             return Endpoint(name, node, owner.leaf, -1, -1, (host,), (host,), -1, -1, owner.nic_out, owner.nic_in, 0)
         if store.tier == DRAM:
-            card = kv.block_bytes / (store.read_block_fs * 1e-15)
+            carry_fs = store.read_block_fs
+            card = kv.block_bytes * FS_PER_S / carry_fs if carry_fs else float("inf")
             speed = settings["pool_bytes_per_s"] or card
             node, nic_out, nic_in = self._outside(f"pool node {store.node}", speed)
             memory = self.layout.add(f"pool node {store.node} memory", "host", settings["pool_memory_bytes_per_s"])
@@ -283,8 +240,7 @@ class _Places:
                 continue
             spines = 1 if settings["balance"] == "spray" else wire["spines"]
             rails = self.rails[network]
-            down = max(self.rates[network]) / rails * settings["nodes_per_leaf"]
-            speed = down / wire["oversubscription"] / spines
+            speed = settings["nodes_per_leaf"] * self.above[network] / rails / spines
             first = []
             for group in ("uplink", "downlink"):
                 first.append(len(layout.links))
@@ -292,12 +248,7 @@ class _Places:
                     for rail in range(rails):
                         for spine in range(spines):
                             layout.add(f"{group} {name} {leaf}.{rail}.{spine}", group, speed)
-            layout.ports += 2 * leaves * wire["nics"] * wire["spines"]
+            layout.ports += sum(2 * leaves * settings[one]["nics"] * settings[one]["spines"]
+                                for one in self._joined(network))
             found.append(Network(rails, spines, first[0], first[1], wire["latency_ps"], wire["hop_ps"]))
-        self._check(leaves)
         layout.networks = (found[0], found[1])
-
-    def _check(self, leaves: int) -> None:
-        if leaves > 65536 or len(self.layout.links) > 1 << 20:
-            raise ConfigError(f"a fabric has at most {1 << 20:,} links, but this one has {len(self.layout.links):,}. "
-                              f"Use fewer spines or rails.")

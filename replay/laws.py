@@ -5,6 +5,7 @@ import numpy as np
 from replay.engine import schema
 from replay.engine.schema import State
 from replay.errors import EngineError
+from replay.fabric import KINDS
 
 
 def check(state: State) -> None:
@@ -14,6 +15,8 @@ def check(state: State) -> None:
     """
     if state.cluster["tiered"][0]:
         check_hierarchy(state)
+    if state.cluster["fabric"][0]:
+        check_fabric(state)
     jobs, views, instances = state.jobs, state.views, state.instances
     statuses = np.bincount(jobs["status"], minlength=4)
     _equal("requests", "the trace", int(statuses.sum()), len(jobs))
@@ -37,6 +40,20 @@ def check(state: State) -> None:
     if not running.any():
         later = int(instances["tokens_out"].sum()) - firsts
         _equal("gaps between tokens", "the histogram", int(state.histogram.sum()), later)
+
+
+def check_fabric(state: State) -> None:
+    """Check that every byte that was sent came, and that nothing is left on a link when no transfer is under way.
+
+    raises : EngineError as `check`
+    """
+    wires = state.wires
+    for kind, name in zip(wires.kinds, KINDS, strict=True):
+        if int(kind["transfers"]) == int(kind["delivered"]):
+            _equal("bytes sent", f"traffic of kind {name}", int(kind["delivered_bytes"]), int(kind["bytes"]))
+    if int(wires.kinds["transfers"].sum()) == int(wires.kinds["delivered"].sum()):
+        _equal("flows", "all links together", int(wires.links["flows"].sum()), 0)
+        _equal("handoff transfers under way", "all requests", int(wires.transits["under_way"].sum()), 0)
 
 
 def check_hierarchy(state: State) -> None:

@@ -22,6 +22,9 @@ from tests.scenarios import Scenario, scenario
 from tests.sessions import engine_run, finished, session_of
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
 from tests.test_twin import differences
+from tests.test_twin_fabric import case_of as fabric_case
+from tests.test_twin_fabric import differences as fabric_differences
+from tests.test_twin_fabric import traces_of as fabric_traces_of
 from tests.test_twin_hierarchy import case_of as tiered_case
 from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
@@ -30,6 +33,7 @@ from traces.jit import INTERPRETED
 
 SEEDS, SLICED_SEEDS, MOST_REQUESTS = 110, 10, 24
 TIERED_SEEDS, TIERED_REQUESTS = 90, 18
+FABRIC_SEEDS, FABRIC_REQUESTS = 60, 14
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -72,6 +76,19 @@ def test_hierarchies_in_slices_and_steps(odd: None) -> None:
         case = tiered_case(seed, TIERED_REQUESTS)
         whole = traces_of(finished(session_of(case, events=True)))
         assert traces_of(finished(session_of(case), 1)) == traces_of(finished(session_of(case, leap=False))) == whole
+
+
+def test_fabrics(odd: None) -> None:
+    for seed in range(FABRIC_SEEDS):
+        assert not fabric_differences(fabric_case(seed, FABRIC_REQUESTS)), seed
+
+
+def test_fabrics_in_slices_and_steps(odd: None) -> None:
+    for seed in range(FABRIC_SEEDS, FABRIC_SEEDS + SLICED_SEEDS):
+        case = fabric_case(seed, FABRIC_REQUESTS)
+        case.cluster.__dict__["fabric"] = replace(case.cluster.fabric, samples=4)
+        whole = fabric_traces_of(finished(session_of(case, events=True)))
+        assert fabric_traces_of(finished(session_of(case), 1)) == whole, seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -20,11 +20,14 @@ from tests import test_golden as golden
 from tests.odd_policies import registered
 from tests.scenarios import scenario
 from tests.sessions import engine_run, finished, session_of
+from tests.test_twin_fabric import case_of as fabric_case
+from tests.test_twin_fabric import traces_of as fabric_traces_of
 from tests.test_twin_hierarchy import case_of, traces_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(7000, 7040)
 TIERED_SEEDS = range(8000, 8060)
+FABRIC_SEEDS = range(9000, 9060)
 PROBE, LOADING_SEED = "probe", 8002
 
 
@@ -33,6 +36,7 @@ def digests() -> dict[str, str]:
     with registered():
         found = {str(seed): engine_run(scenario(Random(seed), 40), events=seed % 2 == 0).digest for seed in SEEDS}
         found |= {f"tiers {seed}": tiered_digest(seed) for seed in TIERED_SEEDS}
+        found |= {f"fabric {seed}": fabric_digest(seed) for seed in FABRIC_SEEDS}
     return found | {name: golden.run(name).digest for name in golden.RUNS}
 
 
@@ -40,6 +44,12 @@ def tiered_digest(seed: int) -> str:
     """Replay a scenario with a KV hierarchy; returns a digest of its requests, its loads and its stores."""
     session = finished(session_of(case_of(seed), events=seed % 2 == 0))
     return hashlib.sha256(json.dumps(traces_of(session)).encode()).hexdigest()
+
+
+def fabric_digest(seed: int) -> str:
+    """Replay a scenario with a fabric; returns a digest of its requests, its links and its kinds of traffic."""
+    session = finished(session_of(fabric_case(seed)))
+    return hashlib.sha256(json.dumps(fabric_traces_of(session)).encode()).hexdigest()
 
 
 def third(values):
@@ -84,7 +94,7 @@ def test_checked_indices_change_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found.pop(PROBE) is True, "the checks were off"
-    for name in ("advance_table", "tiers_at"):
+    for name in ("advance_table", "tiers_at", "fabric_at"):
         assert any(tmp_path.rglob(f"compile.{name}*.nbc")), f"{name} was not compiled with them"
     assert not checked() and found == digests()
 

@@ -81,6 +81,18 @@ def test_a_hierarchy_builds_a_session(name: str) -> None:
     assert session.state.views["total_blocks"][len(found.instances) :].tolist() == [one.blocks for one in stores]
 
 
+@pytest.mark.parametrize("name", names("fabric"))
+def test_a_fabric_builds_a_session(name: str) -> None:
+    """Each has a row in the session for every link; all but one are switched on."""
+    config = composed(f"fabric={name}", "trace.requests=20", "cluster=pd_1p1d")
+    trace = from_config(config["trace"], 0)
+    found = build_cluster(config, trace.block_tokens)
+    assert (found.fabric is None) == (name == "none") and config["fabric"]["name"] == name
+    session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
+    links = found.fabric.links if found.fabric is not None else ()
+    assert len(session.state.wires.links) == max(1, len(links))
+
+
 @cache
 def built(hardware: str, model: str) -> Cluster | str:
     """Build one instance of a pair of files; returns the sentence if it is refused."""

@@ -19,9 +19,13 @@ MEASURED = (
     "kernel", "batching", "stalls", "kvcache", "inserting", "evicting", "eviction_queue", "foresight", "phases",
     "queues", "routing", "observing", "handoff", "preemption", "links", "timing", "tree", "load", "hierarchy",
     "tiers", "planning", "movement", "writes", "elastic", "lifetime", "placement", "index", "timers", "disk",
-    "disks", "fragments", "compaction", "notes", "ahead",
+    "disks", "fragments", "compaction", "notes", "ahead", "going_on", "request_rows", "agenda",
+    "paths", "crowds", "sharing", "transfers", "fabric", "wires", "traffic", "shipping",
 )  # fmt: skip
-LEFT_OUT = ("__init__", "adapters", "answers", "compile", "draws", "jit", "prefetch", "schema", "state", "tier_schema")
+LEFT_OUT = (
+    "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",
+    "tier_schema",
+)  # fmt: skip
 LEAST_SHARE = 0.95
 
 
