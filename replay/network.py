@@ -58,8 +58,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
         delivered = int(row["delivered"])
         if delivered:
             found[f"{kind}_gb"] = int(row["delivered_bytes"]) / GB
-            found[f"{kind}_s_mean"] = int(row["time_ps"]) / PS_PER_S / delivered
-            found[f"{kind}_queueing_s_mean"] = int(row["time_ps"] - row["alone_ps"]) / PS_PER_S / delivered
+            found[f"{kind}_s_mean"] = float(row["time_ps"]) / PS_PER_S / delivered
+            found[f"{kind}_queueing_s_mean"] = float(row["time_ps"] - row["alone_ps"]) / PS_PER_S / delivered
     used, groups = _utilisation(session), np.array([link.group for link in fabric.links])
     for group in dict.fromkeys(groups):
         found[f"{group}_utilisation_mean"] = float(used[groups == group].mean())

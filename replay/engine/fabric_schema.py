@@ -50,7 +50,8 @@ LINK = np.dtype([
     ("flows", "i4"), ("without", "i4"),      # flows on it; of these without a share
     ("head", "i4"), ("most", "i4"),          # first of its flows; how many there were at once so far
     ("receives", "i4"), ("seen_flows", "i4"),
-    ("bytes", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"),
+    ("bytes", "i8"), ("busy_ps", "i8"),
+    ("wait_ps", "f8"),             # sums of times leave int64 where thousands wait for hours
     ("since_ps", "i8"),            # fair: since when it is busy
     ("seen_free_ps", "i8"), ("seen_bytes", "i8"), ("seen_share", "f8"), ("spare", "i8"),
 ], align=True)
@@ -63,8 +64,8 @@ NETWORK = np.dtype([
     ("latency_ps", "i8"), ("hop_ps", "i8"), ("rails", "i4"), ("spines", "i4"), ("first_up", "i4"), ("first_down", "i4"),
 ], align=True)
 KIND = np.dtype([
-    ("transfers", "i8"), ("bytes", "i8"), ("delivered", "i8"), ("delivered_bytes", "i8"), ("time_ps", "i8"),
-    ("alone_ps", "i8"), ("longest_ps", "i8"), ("network", "i4"), ("urgency", "i4"),
+    ("transfers", "i8"), ("bytes", "i8"), ("delivered", "i8"), ("delivered_bytes", "i8"), ("time_ps", "f8"),
+    ("alone_ps", "f8"), ("longest_ps", "i8"), ("network", "i4"), ("urgency", "i4"),
 ], align=True)
 
 # what a row of `flows` waits for

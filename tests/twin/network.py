@@ -30,7 +30,7 @@ class Wire:
     free_ps: int = 0
     bytes: int = 0
     busy_ps: int = 0
-    wait_ps: int = 0
+    wait_ps: float = 0.0
     flows: list[Flow] = field(default_factory=list)
     seen_flows: int = 0
     seen_free_ps: int = 0
@@ -82,8 +82,8 @@ class Count:
     transfers: int = 0
     bytes: int = 0
     delivered: int = 0
-    time_ps: int = 0
-    alone_ps: int = 0
+    time_ps: float = 0.0
+    alone_ps: float = 0.0
 
 
 class Network:
