@@ -80,7 +80,6 @@ def start(state, r, i):
         load.end_ps = max(load.end_ps, part.end_ps)
         hot = hot or (store.tier == 1 and store.server < 0)
     load.load_ps = load.end_ps - cluster.now_ps
-    load.media_ps = load.end_ps
     load.state = LOADING
     if hot:
         hierarchy.keys[hierarchy.keys[state.jobs[r].leaf].key].reads += 1

@@ -73,7 +73,7 @@ def carried_blocks(state, part):
 def expected_end_ps(state, r):
     """Return when the load of request r ends if nothing changes on its links."""
     load = state.hierarchy.loads[r]
-    end_ps = max(load.media_ps, state.cluster[0].now_ps)
+    end_ps = max(load.end_ps, state.cluster[0].now_ps)
     for k in range(load.count):
         part = state.hierarchy.parts[MOST_PARTS * r + k]
         if part.transfer >= 0:

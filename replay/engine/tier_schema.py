@@ -34,10 +34,10 @@ LOAD = np.dtype([
     ("landed_blocks", "i4"),       # -1 until it landed or was counted
     ("dram_tokens", "i4"), ("disk_tokens", "i4"),
     ("next", "i4"),                # pending list of the instance
-    # with a fabric: when its media are through, transfers under way, how often it was started
-    ("media_ps", "i8"), ("transfers", "i4"), ("starts", "i4"),
     ("state", "i1"), ("count", "i1"), ("waits", "i1"), ("under_way", "i1"), ("tier", "i1"),
-    ("awaited", "i1"),             # with a fabric: an iteration in progress waits for it
+    # with a fabric: an iteration in progress waits for it; transfers under way (end_ps is then that of its media);
+    # how often it was started, modulo 256
+    ("awaited", "i1"), ("transfers", "i1"), ("starts", "i1"),
 ], align=True)
 PART = np.dtype([
     ("start_ps", "i8"), ("end_ps", "i8"), ("card_ps", "i8"),

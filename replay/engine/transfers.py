@@ -268,7 +268,7 @@ def part_arrived(state, k, epoch):
 def end_load(state, r):
     """Have the load of request r end as soon as its media are through, modified in place."""
     load = state.hierarchy.loads[r]
-    load.end_ps = max(state.cluster[0].now_ps, load.media_ps)
+    load.end_ps = max(state.cluster[0].now_ps, load.end_ps)
     load.load_ps = load.end_ps - load.issued_ps
     push_timer(state, load.end_ps, LOADED, r)
     load.timer = state.cluster[0].timer_sequence
