@@ -4,12 +4,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
+from replay import cli
 from replay.cluster import cluster
 from replay.errors import ConfigError
 from replay.fabric import KINDS, Background
 from replay.hardware.conf import load, names
+from replay.network import TABLES
+from replay.result import Result
 from tests.built_fabrics import GB, built
 from tests.refusals import refused
 
@@ -175,3 +180,25 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     first = [] if overrides[0].startswith("fabric=") else ["fabric=pcie_gdr"]
     refused(["run", "trace.requests=20", "hardware=linear", *first, *overrides], words, tmp_path, capsys)
+
+
+def test_a_tables_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links, traffic and the series are files, are read back, and go when a later run has no fabric."""
+    monkeypatch.chdir(tmp_path)
+    run = ["run", "trace.requests=60", "hardware=linear", "cluster=pd_1p1d", "out_dir=mine"]
+    assert cli.main([*run, "fabric=pcie_gdr", "fabric.gpus_per_node=1", "fabric.samples=10"]) == 0
+    plain = {"config.yaml", "summary.json", "requests.parquet", "digest.txt"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == plain | {f"{name}.parquet" for name in TABLES}
+    result = Result.load(tmp_path / "mine")
+    assert tuple(result.tables) == TABLES and result.config is not None
+    assert result.config["fabric"]["name"] == "pcie_gdr" and result.summary["bisection_gb_per_s"] == 50
+    for name, frame in result.tables.items():
+        assert_frame_equal(frame, pl.read_parquet(tmp_path / "mine" / f"{name}.parquet"))
+    links, traffic, series = (result.tables[name] for name in TABLES)
+    handoff = traffic.row(0, named=True)
+    assert (handoff["kind"], handoff["network"], handoff["transfers"]) == ("handoff", "back_end", 60)
+    sent = links.filter(pl.col("link").str.starts_with("node 0 back_end out"))["gb"]
+    assert sent.len() == 8 and sent.sum() == pytest.approx(handoff["gb"]) and (sent > 0).all()
+    assert 1 <= series.height <= 10 and series["time_s"].is_sorted()
+    assert cli.main(run) == 0
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == plain
