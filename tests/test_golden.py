@@ -18,11 +18,13 @@ import pytest
 from replay.cluster import Cluster, Instance
 from replay.engine.draws import mix
 from replay.engine.schema import STATUSES
+from replay.fabric import Background
 from replay.kv import DISK, DRAM, Change, Index, Kv, Lsm, Medium, Store
 from replay.result import DIGESTED, Result, digest
 from replay.session import replay
 from tests import twin
 from tests.small import PS, small_cluster, small_instance, small_policies, small_profile, small_trace
+from tests.wires import star
 from traces.schema import Trace
 
 PINNED = Path(__file__).with_name("golden.json")
@@ -105,6 +107,11 @@ def tiered(
     return replace(cluster, kv=Kv(stores, 0 if private else nodes, 16_000, **{**given, **changed}))
 
 
+def networked(cluster: Cluster, endpoints: int, **changed: Any) -> Cluster:
+    """Join the instances, stores and gateway of a cluster by cards of 40 bytes a ps: 400 ps for a block of KV."""
+    return replace(cluster, fabric=star(endpoints, {"nic": 40.0, "uplink": 40.0}, **changed))
+
+
 LSM = Lsm((Medium("nvme", 20, 40_000, 20_000, 30), Medium("far", 60, 90_000, 30_000, 200)), 6, False, 3, 3, 300)
 CHANGES = (Change(12_000, "drain", 0, 14_000), Change(20_000, "leave", 1, 20_000), Change(28_000, "join", 0, 28_000),
            Change(32_000, "fail_disk", 2, 32_000), Change(36_000, "repair_disk", 2, 36_000))  # fmt: skip
@@ -146,6 +153,21 @@ RUNS: dict[str, tuple[dict[str, Any], Cluster, dict[str, Any]]] = {
         {"requests": FEW, "gap_ps": 700},
         tiered(mixed(3, kv_blocks=20), 3, (14, 60), changes=CHANGES, index=Index(2, 30, 5, 11, False, "lagged", 900)),
         {"route": "kv_locality", "evict": "length_aware", "fetch": "wait"},
+    ),
+    "fabric_fair_layerwise": (
+        {"requests": FEW, "gap_ps": 700}, networked(split(2, 2, layers=4), 5, per_leaf=2, spines=2, fair=True, loss=40,
+                                                    request_token_bytes=50, signal_ps=2000),
+        {"route": "kv_locality", "decode": "network_aware"},
+    ),
+    "fabric_fifo_chunked_busy": (
+        {"requests": FEW, "gap_ps": 700, "long": True},
+        networked(replace(split(2, 1, kv_blocks=30), chunked=True), 4, fair=False, exchange_group=2,
+                  exchange_token_bytes=300, background=(Background(9000, 4000.0),)), {},
+    ),
+    "fabric_tiers": (
+        {"requests": FEW, "gap_ps": 700},
+        networked(tiered(mixed(3, kv_blocks=20), 2, (14, -200), lsm=replace(LSM, levelled=True)), 7, fair=True,
+                  class_of=(0, 0, 0, 1, 2, 2, 2, 0, 2)), {"fetch": "wait"},
     ),
     "closed_loop_tiers": (
         {"requests": FEW, "gap_ps": 2000, "closed": True, "long": True}, tiered(mixed(2), 2, (30, 90)),
@@ -195,6 +217,7 @@ def test_the_runs_reach_what_they_are_for() -> None:
     on_disk = {name for name in HIERARCHIES if pinned[name]["hit_tokens_disk"] > 0}
     assert on_disk == set(HIERARCHIES) - {"dram_pool"} and pinned["closed_loop_tiers"]["preemptions"] > 0
     assert pinned["store_levelled_lifetime"]["gc_nodes"] > 0 and pinned["elastic_pool_lagged_index"]["lost_bytes"] > 0
+    assert pinned["fabric_tiers"]["write_bytes"] > 0 and len({name for name in RUNS if name.startswith("fabric")}) == 3
     assert all(pinned[name]["compaction_write_bytes"] > 0 for name in ("store_levelled_lifetime", "closed_loop_tiers"))
     waited_for = {name for name in HIERARCHIES if pinned[name]["exposed_load_ps"] > 0}
     assert waited_for == set(HIERARCHIES) - {"private_split_layerwise"}, "layers hide what is loaded at admission"

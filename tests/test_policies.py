@@ -67,6 +67,8 @@ def instances(random: Random, count: int) -> np.ndarray:
         row["prefill_tokens_per_s"] = 10.0 ** random.uniform(0, 9)
         row["transfer_token_s"] = 10.0 ** random.uniform(-15, 0)
         row["transfer_latency_s"] = random.choice([0.0, 1e-5])
+        row["transfer_s"] = random.choice([0.0, 10.0 ** random.uniform(-6, 3)])
+        row["link_flows"], row["link_utilisation"] = random.randrange(100), random.random()
     if (rows["block_tokens"] == 0).any():  # all alike
         rows[:] = rows[0]
     return rows

@@ -99,9 +99,12 @@ def servers(count: int = 1, name: str = "mixed_1", **changes: Any) -> Cluster:
     return cluster(name, **given)
 
 
-def serve(trace: Trace, on: Cluster, policies: Mapping[str, Any] | None = None, seed: int = 0) -> Run:
+def serve(
+    trace: Trace, on: Cluster, policies: Mapping[str, Any] | None = None, seed: int = 0,
+    predictions: np.ndarray | None = None,
+) -> Run:  # fmt: skip
     """Replay a trace to its end and check Little's law at every station."""
-    session = Session(trace, on, policies, slo=SLO, seed=seed)
+    session = Session(trace, on, policies, slo=SLO, seed=seed, predictions=predictions)
     while not session.advance(10_000_000):
         pass
     run = Run(session.state, held=session.policies["route"].policy.name == "central_queue")
