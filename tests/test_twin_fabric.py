@@ -24,7 +24,7 @@ from tests.twin import run
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 from traces.jit import INTERPRETED
 
-SEEDS, BATCH = 120, 40
+SEEDS, BATCH = 80, 40
 SLICED_SEEDS = 20
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 24, 12
 LINK_FIELDS, KIND_FIELDS = ("bytes", "wait_ps", "busy_ps"), ("transfers", "delivered", "time_ps", "alone_ps")

@@ -17,7 +17,7 @@ from tests.fabrics import random_fabric
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
 from tests.wires import FAR_PS, PLAIN, Wires, quiet, star
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 pytestmark = compiled
 
 
