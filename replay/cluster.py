@@ -9,7 +9,7 @@ from replay.fabric import Fabric
 from replay.fabric_config import build_fabric
 from replay.hardware import Profile, build, refuse_overflow
 from replay.hardware.conf import load, node
-from replay.hardware.fields import count, keys, number
+from replay.hardware.fields import choice, count, keys, number
 from replay.hardware.profile import USUAL_LONGEST_TOKENS
 from replay.kv import Kv
 from replay.kv_config import build_kv
@@ -102,7 +102,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         instances += [_instance(group, settings, config, block_tokens)] * group["count"]
     kv = build_kv(config.get("kv"), instances, block_tokens)
     fabric = build_fabric(config.get("fabric"), instances, kv)
-    handoff = _choice(settings["handoff"], HANDOFFS, "cluster.handoff")
+    handoff = choice(settings["handoff"], HANDOFFS, "cluster.handoff")
     if handoff == "chunked" and fabric is None:
         raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
                           "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
@@ -112,7 +112,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         block_tokens=block_tokens,
         layerwise=handoff == "layerwise",
         layers=_layers(config),
-        prefix_cache=_choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
+        prefix_cache=choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
         gpus=sum(instance.profile.gpus for instance in instances),
         kv=kv,
         fabric=fabric,
@@ -141,7 +141,7 @@ def _explicit(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     for index, group in enumerate(groups):
         place = f"cluster.instances[{index}]"
         keys(group, ("role",), ("count", "hardware", "model", *LIMITS), place)
-        _choice(group["role"], ROLES, f"{place}.role")
+        choice(group["role"], ROLES, f"{place}.role")
         checked.append({**group, "count": count(group.get("count", 1), f"{place}.count")})
     return checked
 
@@ -219,11 +219,3 @@ def _layers(config: Mapping[str, Any]) -> int:
         if isinstance(section, Mapping) and section.get("layers") is not None:
             return count(section["layers"], f"{owner}.layers")
     return 1
-
-
-def _choice(value: Any, allowed: tuple[Any, ...], place: str) -> Any:
-    if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
-        raise ConfigError(
-            f"{place} must be one of {', '.join(str(item).lower() for item in allowed)}, but is {value!r}."
-        )
-    return value

@@ -7,7 +7,7 @@ from replay.errors import ConfigError
 from replay.fabric import BACK_END, FRONT_END, KINDS, Background, Fabric
 from replay.fabric_cut import handoff_bytes_per_s
 from replay.fabric_topology import Layout, lay_out
-from replay.hardware.fields import count, keys, number
+from replay.hardware.fields import choice, count, keys, number
 from replay.hardware.units import PS_PER_S, ps
 from replay.kv import Kv
 
@@ -48,7 +48,7 @@ def build_fabric(node: Any, instances: Sequence[Any], kv: Kv | None) -> Fabric |
         raise ConfigError(f"fabric must be a configuration node, but is {node!r}. Select one: fabric=pcie_gdr.")
     keys(node, KEYS, ("name",), "fabric")
     for name, allowed in CHOICES.items():
-        _choice(node[name], allowed, f"fabric.{name}")
+        choice(node[name], allowed, f"fabric.{name}", REMEDY)
     if node["sharing"] is None:
         return None
     _check_kv(instances)
@@ -94,13 +94,6 @@ def _fabric(node: Mapping[str, Any], layout: Layout, fair: bool) -> Fabric:
     )  # fmt: skip
 
 
-def _choice(value: Any, allowed: tuple[Any, ...], place: str) -> Any:
-    if not any(value is one or (isinstance(one, str) and value == one) for one in allowed):
-        words = ", ".join("null" if one is None else str(one).lower() for one in allowed)
-        raise ConfigError(f"{place} must be one of {words}, but is {value!r}. {REMEDY}")
-    return value
-
-
 def _ps(value: Any, place: str) -> int:
     return ps(number(value, place, most=1e4), place)
 
@@ -132,7 +125,7 @@ def _numbers(node: Mapping[str, Any]) -> dict[str, Any]:
     gpus = scale_up["gpus"]
     found["domain_gpus"] = 0 if gpus is None else count(gpus, "fabric.scale_up.gpus", 1, 65536)
     found["scale_up_bytes_per_s"] = number(scale_up["bytes_per_s"], "fabric.scale_up.bytes_per_s", above=0.0)
-    found["ethernet"] = _choice(scale_up["ethernet"], (True, False), "fabric.scale_up.ethernet")
+    found["ethernet"] = choice(scale_up["ethernet"], (True, False), "fabric.scale_up.ethernet", REMEDY)
     pool = node["pool"]["bytes_per_s"]
     found["pool_bytes_per_s"] = None if pool is None else number(pool, "fabric.pool.bytes_per_s", above=0.0)
     memory = number(node["pool"]["memory_bytes_per_s"], "fabric.pool.memory_bytes_per_s", above=0.0)
@@ -160,7 +153,7 @@ def _front_end_kinds(value: Any) -> set[str]:
         raise ConfigError(f"fabric.front_end_kinds must be a list of kinds of traffic, but is {value!r}. "
                           f"Write fabric.front_end_kinds=[request,background].")
     for kind in value:
-        _choice(kind, KINDS, "fabric.front_end_kinds")
+        choice(kind, KINDS, "fabric.front_end_kinds", REMEDY)
     return set(value)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from replay.errors import ConfigError
-from replay.hardware.fields import count, keys, number
+from replay.hardware.fields import choice, count, keys, number
 from replay.hardware.units import fs, ps
 from replay.kv import DISK, DRAM, Change, Index, Kv, Lsm, Medium, Store
 
@@ -42,7 +42,7 @@ def build_kv(node: Any, instances: Sequence[Any], block_tokens: int) -> Kv | Non
         raise ConfigError(f"kv must be a configuration node, but is {node!r}. Select one: kv=dram.")
     keys(node, KEYS, ("name",), "kv")
     for name, allowed in CHOICES.items():
-        _choice(node[name], allowed, f"kv.{name}")
+        choice(node[name], allowed, f"kv.{name}", REMEDY)
     index = _index(node["index"])
     ttl_ps = _lasting_ps(node["ttl_s"], "kv.ttl_s")
     unit_tokens = _unit(node["unit_tokens"], block_tokens)
@@ -64,13 +64,6 @@ def build_kv(node: Any, instances: Sequence[Any], block_tokens: int) -> Kv | Non
         gc_ps=_lasting_ps(node["gc_s"], "kv.gc_s"),
         unit_tokens=unit_tokens, isolate=node["isolate"], changes=_changes(node["changes"], stores), samples=samples,
     )  # fmt: skip
-
-
-def _choice(value: Any, allowed: tuple[Any, ...], place: str) -> Any:
-    if not any(value is one or (isinstance(one, str) and value == one) for one in allowed):
-        words = ", ".join("null" if one is None else str(one).lower() for one in allowed)
-        raise ConfigError(f"{place} must be one of {words}, but is {value!r}. {REMEDY}")
-    return value
 
 
 def _lasting_ps(value: Any, place: str) -> int:
@@ -105,7 +98,7 @@ def _index(node: Any) -> Index:
                           f"kv.index.shards=4.")
     keys(node, INDEX_KEYS, (), "kv.index")
     for name, allowed in INDEX_CHOICES.items():
-        _choice(node[name], allowed, f"kv.index.{name}")
+        choice(node[name], allowed, f"kv.index.{name}", REMEDY)
     times = {name: ps(number(node[f"{name}_s"], f"kv.index.{name}_s"), f"kv.index.{name}_s")
              for name in ("lookup", "node", "gc_node", "lag")}  # fmt: skip
     return Index(
@@ -207,7 +200,7 @@ def _changes(rows: Any, stores: Sequence[Store]) -> tuple[Change, ...]:
     for k, row in enumerate(rows):
         place = f"kv.changes[{k}]"
         keys(row, ("at_s", "what", "node"), ("until_s",), place)
-        what = _choice(row["what"], CHANGES, f"{place}.what")
+        what = choice(row["what"], CHANGES, f"{place}.what", REMEDY)
         at_ps = ps(number(row["at_s"], f"{place}.at_s"), f"{place}.at_s")
         tier = DISK if what.endswith("disk") else DRAM
         common = tier == DISK and any(store.tier == DISK and store.node < 0 for store in stores)

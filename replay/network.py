@@ -35,7 +35,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
     """Return what a fabric adds to the summary; nothing without one.
 
     handoff_hidden_share   : 1 - exposed / whole time of the handoffs, summed
-    KIND_gb, KIND_s_mean   : of each kind of traffic that there was: bytes, time of a transfer
+    KIND_gb                : bytes of each kind of traffic that there was
+    KIND_transfer_s_mean   : time of one of its transfers: a handoff may be several, a load is one a store
     KIND_queueing_s_mean   : of that what a lone transfer would not have taken
     GROUP_utilisation_mean : bytes carried / what the links of a group (nic, uplink, ...) could have carried
     GROUP_utilisation_max  : the same of the busiest of them
@@ -58,7 +59,7 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, Value]:
         delivered = int(row["delivered"])
         if delivered:
             found[f"{kind}_gb"] = int(row["delivered_bytes"]) / GB
-            found[f"{kind}_s_mean"] = float(row["time_ps"]) / PS_PER_S / delivered
+            found[f"{kind}_transfer_s_mean"] = float(row["time_ps"]) / PS_PER_S / delivered
             found[f"{kind}_queueing_s_mean"] = float(row["time_ps"] - row["alone_ps"]) / PS_PER_S / delivered
     used, groups = _utilisation(session), np.array([link.group for link in fabric.links])
     for group in dict.fromkeys(groups):

@@ -233,9 +233,9 @@ def _announce(cluster: "Cluster") -> None:
     from replay.engine import compile
 
     missing = []
-    if cluster.kv is not None and not compile.tiers_are_compiled():
+    if cluster.kv is not None and not compile.is_compiled("tiers_at"):
         missing.append(("KV hierarchy", compile.USUAL_TIERS_SECONDS))
-    if cluster.fabric is not None and not compile.fabric_is_compiled():
+    if cluster.fabric is not None and not compile.is_compiled("fabric_at"):
         missing.append(("fabric", compile.USUAL_FABRIC_SECONDS))
     for part, duration_s in missing:
         show(f"compiling the {part} once for this version (about {duration_s} s); later runs start at once",

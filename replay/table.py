@@ -124,8 +124,9 @@ def fabric(summary: Mapping[str, Value]) -> list[RenderableType]:
         return []
     lines = [""]
     for kind in (kind for kind in KINDS if f"{kind}_gb" in summary):
-        size, took, queued = (number(summary[f"{kind}_{name}"]) for name in ("gb", "s_mean", "queueing_s_mean"))
-        lines.append(f"{kind}: {size} GB, {took} s a transfer, of that {queued} s for others")
+        size, took, queued = (number(summary[f"{kind}_{name}"])
+                              for name in ("gb", "transfer_s_mean", "queueing_s_mean"))  # fmt: skip
+        lines.append(f"{kind}: {size} GB, {took} s a transfer, {queued} s of that queueing")
     hidden = summary["handoff_hidden_share"]
     if isinstance(hidden, float):
         lines.append(f"handoffs expose {number(summary['exposed_handoff_s_mean'])} s on average, "

@@ -192,6 +192,9 @@ def test_a_tables_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = Result.load(tmp_path / "mine")
     assert tuple(result.tables) == TABLES and result.config is not None
     assert result.config["fabric"]["name"] == "pcie_gdr" and result.summary["bisection_gb_per_s"] == 50
+    # of a request and of a transfer are two numbers
+    assert result.summary["handoff_s_mean"] == result.requests["handoff_s"].mean()
+    assert result.summary["handoff_transfer_s_mean"] == pytest.approx(result.tables["traffic"]["mean_s"][0])
     for name, frame in result.tables.items():
         assert_frame_equal(frame, pl.read_parquet(tmp_path / "mine" / f"{name}.parquet"))
     links, traffic, series = (result.tables[name] for name in TABLES)

@@ -3,8 +3,6 @@
 `python -m tests.test_twin 2000 [first seed]` compares that many scenarios and prints the seeds that differ.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from random import Random
@@ -13,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.against import check_interpreted, main, unlike
 from tests.odd_policies import registered
 from tests.scenarios import TIERS, Scenario, scenario, scenarios
 from tests.sessions import SLICES, binned, engine_rows, engine_run
 from tests.twin import run
 from tests.twin.model import FIELDS
-from traces.jit import INTERPRETED
 
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 SEEDS, BATCH = 400, 40
@@ -37,13 +35,7 @@ def differences(case: Scenario) -> list[str]:
     found = engine_rows(case)
     expected = run(case.trace, case.cluster, case.policies, case.seed, TIERS)
     expected["bins"], expected["counts"] = binned(expected["gaps"])
-    lines = []
-    for name in (*FIELDS, "bins", "counts"):
-        rows = zip(found[name], expected[name], strict=True)
-        wrong = [(row, engine, twin) for row, (engine, twin) in enumerate(rows) if engine != twin]
-        if wrong:
-            lines.append(f"{name}: (row, engine, twin) {wrong[:4]}")
-    return lines
+    return unlike((*FIELDS, "bins", "counts"), found, expected)
 
 
 def digests(case: Scenario) -> dict[str, str]:
@@ -85,42 +77,23 @@ def test_stepping_takes_the_twins_events() -> None:
         assert leapt <= stepped
 
 
+def interpreted_cases() -> list[Scenario]:
+    """Return the cases that are run interpreted too."""
+    return [scenario(Random(seed), INTERPRETED_REQUESTS) for seed in range(INTERPRETED_SEEDS)]
+
+
 def test_interpreted_equals_compiled() -> None:
     """The kernel's source gives the same digests when Python runs it line by line."""
-    compiled = [engine_run(scenario(Random(seed), INTERPRETED_REQUESTS)).digest for seed in range(INTERPRETED_SEEDS)]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    command = [sys.executable, "-m", "tests.test_twin", "--digests"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == compiled
+    check_interpreted("tests.test_twin", interpreted_cases())
 
 
-def print_digests() -> None:
-    """Print the digests that `test_interpreted_equals_compiled` compares."""
-    assert INTERPRETED, "set NUMBA_DISABLE_JIT=1"
-    for seed in range(INTERPRETED_SEEDS):
-        print(engine_run(scenario(Random(seed), INTERPRETED_REQUESTS)).digest)
-
-
-def fuzz(count: int, first: int = 0) -> int:
-    """Compare many scenarios and print those that differ; returns how many did."""
-    wrong = 0
-    for seed in range(first, first + count):
-        case = scenario(Random(seed))
-        lines = differences(case)
-        found = digests(case)
-        if len(set(found.values())) > 1:
-            lines.append(f"digests: {found}")
-        if lines:
-            wrong += 1
-            print(f"seed {seed}", *lines, sep="\n  ", flush=True)
-    print(f"{count} scenarios, {wrong} differ")
-    return wrong
+def unlike_anyhow(seed: int) -> list[str]:
+    """Return what differs from the twin, or between ways of running."""
+    case = scenario(Random(seed))
+    found = digests(case)
+    return differences(case) + ([f"digests: {found}"] if len(set(found.values())) > 1 else [])
 
 
 if __name__ == "__main__":
     with registered():
-        if "--digests" in sys.argv:
-            print_digests()
-        else:
-            sys.exit(min(1, fuzz(*(int(argument) for argument in sys.argv[1:3]))))
+        sys.exit(main(interpreted_cases(), unlike_anyhow))

@@ -22,9 +22,14 @@ _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 _operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
 
 
-def is_compiled() -> bool:
-    """Whether the event loop is at hand without compiling: loaded already, in the cache, or interpreted."""
-    return bool(_compiled) or INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.advance_table*.nbc")))
+def is_compiled(name: str = "advance_table") -> bool:
+    """Whether the event loop, or a part of it, is at hand without compiling: loaded, in the cache, or interpreted.
+
+    name : the function of this module that is compiled: advance_table, tiers_at or fabric_at
+    """
+    if INTERPRETED or (name == "advance_table" and _compiled):
+        return True
+    return FOLDER is not None and any(FOLDER.rglob(f"compile.{name}*.nbc"))
 
 
 def advance_table(words, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric, max_events):
@@ -85,40 +90,31 @@ def load() -> None:
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
-def tiers_are_compiled() -> bool:
-    """Whether the part that runs a KV hierarchy is at hand without compiling."""
-    return INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.tiers_at*.nbc")))
-
-
 @cache
 def hierarchy_function(there: bool) -> Callable[..., int]:
     """Return the function that runs the hierarchy, compiled or loaded before first use, or a stand-in without one."""
     global _operate
     if there:
         from replay.engine.tiers import operate as _operate  # only here: a run without a hierarchy need not compile it
-    if INTERPRETED:
-        return tiers_at if there else no_tiers
-    if there and not tiers_are_compiled():
-        compile_helpers(needed_by("replay.engine.tiers"))
-    return entry(TIERS)(tiers_at if there else no_tiers)
-
-
-def fabric_is_compiled() -> bool:
-    """Whether the part that runs a fabric is at hand without compiling."""
-    return INTERPRETED or (FOLDER is not None and any(FOLDER.rglob("compile.fabric_at*.nbc")))
+    return _part(TIERS, tiers_at, "replay.engine.tiers") if there else _part(TIERS, no_tiers)
 
 
 @cache
 def fabric_function(there: bool) -> Callable[..., int]:
-    """Return the function that runs the fabric, compiled or loaded before first use, or a stand-in without one."""
+    """Return the function that runs the fabric, as `hierarchy_function`."""
     global _operate_fabric
     if there:
         from replay.engine.fabric import operate_fabric as _operate_fabric
+    return _part(FABRIC, fabric_at, "replay.engine.fabric") if there else _part(FABRIC, no_fabric)
+
+
+def _part(signature: Any, function: Callable[..., int], module: str | None = None) -> Callable[..., int]:
+    """Return a part of the engine compiled or loaded, with the helpers of its module where it must be compiled."""
     if INTERPRETED:
-        return fabric_at if there else no_fabric
-    if there and not fabric_is_compiled():
-        compile_helpers(needed_by("replay.engine.fabric"))
-    return entry(FABRIC)(fabric_at if there else no_fabric)
+        return function
+    if module is not None and not is_compiled(function.__name__):
+        compile_helpers(needed_by(module))
+    return entry(signature)(function)
 
 
 def needed_by(name: str) -> frozenset[str]:

@@ -33,21 +33,6 @@ def mix_array(values: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def _uniform_interpreted(key, stream):
-    return (mix(int(key) ^ mix(int(stream))) >> 11) * 2.0**-53
-
-
-def _uniform_compiled(key, stream):
-    value = np.uint64(stream) + np.uint64(0x9E3779B97F4A7C15)
-    for _ in range(2):
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value = value ^ (value >> np.uint64(31))
-        if _ == 0:
-            value = (value ^ np.uint64(key)) + np.uint64(0x9E3779B97F4A7C15)
-    return np.float64(value >> np.uint64(11)) * 2.0**-53
-
-
 def _blend_interpreted(key, value):
     return mix(int(key) ^ int(value))
 
@@ -71,7 +56,18 @@ blend = _blend_interpreted if INTERPRETED else numba.njit(nogil=True)(_blend_com
 blend.__doc__ = """Return `mix` of key ^ value, uint64; value >= 0."""
 pick = _pick_interpreted if INTERPRETED else numba.njit(nogil=True)(_pick_compiled)
 pick.__doc__ = """Return a hash modulo a count, int64."""
-uniform = _uniform_interpreted if INTERPRETED else numba.njit(nogil=True)(_uniform_compiled)
+
+
+def plain_uniform(key, stream):
+    """Return `uniform` where no compiled code is wanted."""
+    return (mix(int(key) ^ mix(int(stream))) >> 11) * 2.0**-53
+
+
+def _uniform_compiled(key, stream):
+    return np.float64(blend(key, blend(np.uint64(0), stream)) >> np.uint64(11)) * 2.0**-53
+
+
+uniform = plain_uniform if INTERPRETED else numba.njit(nogil=True)(_uniform_compiled)
 uniform.__doc__ = """Return a uniform draw in [0, 1) that depends on (key, stream) only.
 
     key    : uint64, a request's `random_key`

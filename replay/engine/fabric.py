@@ -23,7 +23,7 @@ from replay.engine.fabric_schema import (
     OP_SHOW,
     SIGNALLING,
 )
-from replay.engine.going_on import goes_on
+from replay.engine.going_on import goes_on, keep_every_other
 from replay.engine.jit import inlined, kernel
 from replay.engine.paths import quote_ps
 from replay.engine.schema import NEVER_PS, NONE
@@ -50,7 +50,7 @@ def fabric_event(state):
     net = state.wires.net[0]
     f = next_row(state)
     net.dirty = 1
-    if flows[f].state == FLOWING and net.fair and flows[f].hops > 0:
+    if f == net.first:  # a flow by its rate, not on the agenda
         return end_flow(state, f)
     pop_event(state)
     if flows[f].state == FLOWING:
@@ -139,10 +139,7 @@ def take_sample(state):
     net = state.wires.net[0]
     series = state.wires.series
     if net.samples == len(series):
-        for k in range(len(series) // 2):
-            for c in range(series.shape[1]):
-                series[k, c] = series[2 * k, c]
-        net.samples = len(series) // 2
+        net.samples = keep_every_other(series)
         net.sample_ps *= 2
     series[net.samples, 0] = state.cluster[0].now_ps
     for m in range(len(state.wires.links)):
@@ -162,7 +159,6 @@ def show_card(state, j):
     else:
         view.link_flows = card.flows
         view.link_utilisation = used_share(card.bytes * net.unit, card.rate, max(1, state.cluster[0].now_ps))
-
 
 
 @kernel

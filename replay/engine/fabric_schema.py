@@ -12,7 +12,6 @@ from replay.fabric import KINDS, MOST_LINKS_OF_A_PATH
 
 HANDOFF_KIND, FETCH_KIND, EXCHANGE, LOAD_KIND, WRITE_KIND, DRAIN_KIND, COMPACTION, REQUEST_KIND, BACKGROUND = range(
     len(KINDS))
-CLASSES = 3
 MOST_UNITS = 1 << 61  # of a transfer
 SPARE_FLOWS = 1 << 14  # rows kept for what one event begins
 OUT, INTO, NIC_OUT, NIC_IN, WAYS = 0, 4, 8, 10, 12  # columns of `ways`; at most 4 links lie on a side of the cards
@@ -32,11 +31,11 @@ NET = np.dtype([
     ("inter", "i8"), ("collided", "i8"),     # flows over an uplink; those that found it taken and another free
     ("loss", "i4"),                          # thousandths of goodput
     ("flow_free", "i4"), ("transfer_free", "i4"), ("flows_used", "i4"), ("transfers_used", "i4"),
-    ("flows_taken", "i4"), ("transfers_taken", "i4"),
+    ("flows_taken", "i4"),
     ("active", "i4"), ("last", "i4"), ("first", "i4"), ("crowds", "i4"),  # fair: flows under way, first to end
     ("events", "i4"),                        # in the heap
     ("recurring", "i4"),                     # rows of flows that are timers
-    ("gateway", "i4"), ("generators", "i4"), ("classes", "i4"),
+    ("gateway", "i4"), ("classes", "i4"),
     ("handoff", "i1"), ("fair", "i1"), ("balance", "i1"), ("per_flow", "i1"), ("striping", "i1"), ("dirty", "i1"),
     ("unfair", "i1"),              # fair: flows came or went on crowded links since shares were found
     ("reads_links", "i1"), ("route_reads_links", "i1"),  # whether decode, or admit and route, read what links carry

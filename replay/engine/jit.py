@@ -15,7 +15,7 @@ from numba import types as t
 from traces.jit import INTERPRETED
 
 _helpers: list[Any] = []
-TRUTHS = ("decodes", "pressed", "ours")
+TRUTHS = ("decodes", "pressed", "ours", "fetched")
 NUMBERS = ("score",)  # a float that is not named here would be cut to an integer, without a word
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -39,7 +39,8 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
     from replay.engine.state import POLICIES, STATE, TYPES
 
     arrays = {name: TYPES[name] for name in ("jobs", "slots", "segments", "tree")} | {
-        "heap": TYPES["timer_heap"], "fragments": TYPES["fragments"], "flows": TYPES["flows"], "links": TYPES["links"]}
+        "heap": TYPES["timer_heap"], "fragments": TYPES["fragments"], "flows": TYPES["flows"], "links": TYPES["links"],
+        "series": TYPES["series"]}
     rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype,
             "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
             "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype}

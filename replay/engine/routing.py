@@ -147,6 +147,58 @@ def drain(state, policies):
 
 
 @inlined
+def dispatch_load(state, r, i, fetched):
+    """Plan what request r loads from stores to instance i; returns whether it waits outside the queue for KV, in place.
+
+    fetched : whether it fetches a prefix from another instance; then it loads nothing
+    """
+    cluster = state.cluster[0]
+    load = state.hierarchy.loads[r]
+    if fetched or state.jobs[r].leaf < 0:
+        load.state = LOAD_OVER
+        return fetched
+    if not cluster.prefetch:
+        return False
+    settle(state, i)
+    instance = state.instances[i]
+    load.ready_ps = instance.start_ps + instance.base_ps if instance.left > 0 else cluster.now_ps
+    if state.policies.tiers(address_of(state), OP_PLAN, r, i) == 0:
+        return False
+    state.jobs[r].stage = FETCHING
+    return True
+
+
+@kernel
+def settle_down(state, policies, r, i, fetched):
+    """Load what request r lacks on instance i, or put it into the queue there. Modified in place.
+
+    fetched : whether it fetches a prefix from another instance first
+    """
+    if state.cluster[0].tiered:
+        fetched = dispatch_load(state, r, i, fetched)
+    if not fetched:
+        enqueue(state, policies, i, r)
+
+
+@kernel
+def would_fetch(state, r, i, source):
+    """Whether `source` holds more of the prompt of request r than instance i, brought up to date, in place."""
+    settle(state, i)
+    settle(state, source)
+    return fetch_gain(state, r, i, source) > 0
+
+
+@kernel
+def send_request(state, r, i, source):
+    """Send the text of request r to instance i; what else is to be done there waits for it. Modified in place."""
+    state.wires.transits[r].source = source
+    state.jobs[r].stage = FETCHING
+    net = state.wires.net[0]
+    size_bytes = state.requests[r].prompt_tokens * net.request_token_bytes
+    state.policies.fabric(address_of(state), OP_BEGIN, net.gateway, i, size_bytes, REQUEST_KIND, r)
+
+
+@inlined
 def dispatch(state, policies, r, i, source):
     """Send request r to instance i, fetching its prefix from `source` first if that holds more. Modified in place."""
     view = state.views[i]
@@ -175,33 +227,12 @@ def dispatch(state, policies, r, i, source):
         saved = state.views[source if fetched else i].hit_tokens
     job.charged_tokens = request.prompt_tokens - saved
     view.queued_tokens += job.charged_tokens
-    if sends_text:
-        send_request(state, r, i, source if may_fetch else NONE)
-        return
-    if state.cluster[0].tiered:
-        fetched = dispatch_load(state, r, i, fetched)
-    if not fetched:
-        enqueue(state, policies, i, r)
-
-
-@kernel
-def would_fetch(state, r, i, source):
-    """Whether `source` holds more of the prompt of request r than instance i, brought up to date, in place."""
-    settle(state, i)
-    settle(state, source)
-    return fetch_gain(state, r, i, source) > 0
-
-
-@kernel
-def send_request(state, r, i, source):
-    """Send the text of request r to instance i; what else is to be done there waits for it. Modified in place."""
     if state.cluster[0].routed:
         state.policies.tiers(address_of(state), OP_ROUTED, r, i)
-    state.wires.transits[r].source = source
-    state.jobs[r].stage = FETCHING
-    net = state.wires.net[0]
-    size_bytes = state.requests[r].prompt_tokens * net.request_token_bytes
-    state.policies.fabric(address_of(state), OP_BEGIN, net.gateway, i, size_bytes, REQUEST_KIND, r)
+    if sends_text:
+        send_request(state, r, i, source if may_fetch else NONE)
+    else:
+        settle_down(state, policies, r, i, fetched)
 
 
 @kernel
@@ -212,10 +243,7 @@ def requested(state, policies, r):
     fetched = False
     if source >= 0:
         fetched = fetch(state, r, i, source)
-    if state.cluster[0].tiered:
-        fetched = dispatch_load(state, r, i, fetched)
-    if not fetched:
-        enqueue(state, policies, i, r)
+    settle_down(state, policies, r, i, fetched)
 
 
 @inlined
@@ -232,30 +260,6 @@ def fabric_event(state, policies):
         requested(state, policies, what)
     elif action == EXCHANGED:
         exchange_came(state, what)
-
-
-@inlined
-def dispatch_load(state, r, i, fetched):
-    """Plan what request r loads from stores to instance i; returns whether it waits outside the queue for KV, in place.
-
-    fetched : whether it fetches a prefix from another instance; then it loads nothing
-    """
-    cluster = state.cluster[0]
-    load = state.hierarchy.loads[r]
-    if cluster.routed and not (cluster.fabric and state.wires.net[0].request_token_bytes > 0):
-        state.policies.tiers(address_of(state), OP_ROUTED, r, i)
-    if fetched or state.jobs[r].leaf < 0:
-        load.state = LOAD_OVER
-        return fetched
-    if not cluster.prefetch:
-        return False
-    settle(state, i)
-    instance = state.instances[i]
-    load.ready_ps = instance.start_ps + instance.base_ps if instance.left > 0 else cluster.now_ps
-    if state.policies.tiers(address_of(state), OP_PLAN, r, i) == 0:
-        return False
-    state.jobs[r].stage = FETCHING
-    return True
 
 
 @kernel

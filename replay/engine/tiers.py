@@ -1,7 +1,7 @@
 """The part of the engine that runs the KV hierarchy, behind one function, so that a run without it need not load it."""
 
 from replay.engine.elastic import change_store, depart, drained, leave
-from replay.engine.going_on import goes_on
+from replay.engine.going_on import goes_on, keep_every_other
 from replay.engine.index import believe, look_up, note_routed
 from replay.engine.jit import kernel
 from replay.engine.lifetime import collect
@@ -93,19 +93,16 @@ def collect_all(state):
 def sample_all(state):
     """Write down what every holder keeps; with no row left keep every other one and take half as many, in place."""
     cluster = state.cluster[0]
-    table = state.hierarchy.occupancy
-    if cluster.samples == len(table):
-        for k in range(len(table) // 2):
-            for c in range(table.shape[1]):
-                table[k, c] = table[2 * k, c]
-        cluster.samples = len(table) // 2
+    series = state.hierarchy.occupancy
+    if cluster.samples == len(series):
+        cluster.samples = keep_every_other(series)
         cluster.sample_ps *= 2
     row = cluster.samples
     cluster.samples += 1
-    table[row, 0] = cluster.now_ps
+    series[row, 0] = cluster.now_ps
     for c in range(cluster.num_prefill + cluster.num_stores):
         i = c if c < cluster.num_prefill else c - cluster.num_prefill + cluster.num_instances
-        table[row, 1 + c] = state.views[i].cached_blocks + state.instances[i].pinned_blocks
+        series[row, 1 + c] = state.views[i].cached_blocks + state.instances[i].pinned_blocks
     cluster.recurring -= 1
     if goes_on(state):
         cluster.recurring += 1

@@ -1,13 +1,27 @@
 """Build the state of the fabric: links, endpoints, and rows for what will be under way."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from replay.engine import fabric_schema
-from replay.engine.draws import mix
-from replay.engine.fabric_schema import HOPS, INTO, MOST_UNITS, NIC_IN, NIC_OUT, OUT, SPARE_FLOWS, WAYS, Wires
+from replay.engine.draws import mix, plain_uniform
+from replay.engine.fabric_schema import (
+    CHUNKED,
+    HOPS,
+    INTO,
+    LAYERWISE,
+    MOST_UNITS,
+    NIC_IN,
+    NIC_OUT,
+    OUT,
+    SPARE_FLOWS,
+    WAYS,
+    WHOLE,
+    Wires,
+)
 from replay.engine.schema import NONE, State
 from replay.engine.state import in_lines
 from replay.errors import ConfigError
@@ -20,8 +34,8 @@ if TYPE_CHECKING:
 MOST_SHIFT, LEAST_LONGEST_BYTES = 6, 1 << 20
 MOST_FLOWS = 1 << 21
 FIRST_FLOWS = 4 * SPARE_FLOWS  # rows at the start; more are made when they run short
+IN_LINES = ("flows", "links")
 FLOW_ROWS = ("flows", "transfers", "hops", "entries", "agenda")
-HANDOFFS = ("whole", "layerwise", "chunked")
 ROWS: dict[str, Any] = {
     "net": fabric_schema.NET, "links": fabric_schema.LINK, "endpoints": fabric_schema.ENDPOINT,
     "networks": fabric_schema.NETWORK, "kinds": fabric_schema.KIND, "flows": fabric_schema.FLOW,
@@ -74,12 +88,17 @@ def wires_of(trace: "Trace", cluster: "Cluster", state: State, options: Mapping[
 
 def copy_wires(wires: Wires) -> Wires:
     """Return a fabric's rows that go their own way."""
-    copied = {name: array.copy() for name, array in wires._asdict().items()}
-    for name in ("flows", "links"):
-        old = getattr(wires, name)
-        copied[name] = in_lines(len(old), old.dtype).view(type(old))
+    copied = {}
+    for name, old in wires._asdict().items():
+        copied[name] = _rows_like(old, len(old), name)
         copied[name][:] = old
     return Wires(**copied)
+
+
+def _rows_like(old: np.ndarray, count: int, name: str) -> np.ndarray:
+    """Return so many rows of zeros of the type of others; those of IN_LINES begin with a line of the cache."""
+    new = in_lines(count, old.dtype) if name in IN_LINES else np.zeros((count, *old.shape[1:]), old.dtype)
+    return new.view(type(old))
 
 
 def longest_bytes(trace: "Trace", cluster: "Cluster") -> int:
@@ -119,12 +138,12 @@ def _net(cluster: "Cluster", salt: int, shift: int, options: Mapping[str, Any]) 
     row["kv_token_bytes"] = max(instance.profile.kv_token_bytes for instance in cluster.instances)
     row["block_bytes"] = cluster.kv.block_bytes if cluster.kv else 0
     row["balance"] = fabric_schema.BALANCES.index(fabric.balance)
-    row["handoff"] = HANDOFFS.index("chunked" if cluster.chunked else "layerwise" if cluster.layerwise else "whole")
+    row["handoff"] = CHUNKED if cluster.chunked else LAYERWISE if cluster.layerwise else WHOLE
     row["classes"] = 1 + max(fabric.class_of)
     row["sample_ps"] = 1_000_000_000_000
     row["flow_free"] = row["transfer_free"] = row["active"] = row["last"] = row["first"] = NONE
     row["flows_used"] = 1  # row 0 is for paths that are only looked at
-    row["gateway"], row["generators"] = len(fabric.endpoints) - 1, len(fabric.background)
+    row["gateway"] = len(fabric.endpoints) - 1
     for name in ("reads_links", "route_reads_links"):
         row[name] = options[name]
     return row
@@ -185,14 +204,13 @@ def _transits(requests: int) -> np.ndarray:
 
 def _arm(wires: Wires, fabric: "Fabric", state: State) -> None:
     """Put the first background flows, the signals and the samples on the agenda, and its head into the event tree."""
-    from replay.engine.draws import uniform
     from replay.engine.tree import plain_set_event
 
     net, flows = wires.net, wires.flows
     timers = []
     for g, flow in enumerate(fabric.background):
-        u = uniform(wires.generators["key"][g], 0)
-        timers.append((max(1, int(np.rint(-np.log(1.0 - u) * flow.mean_ps))), fabric_schema.GENERATING, g))
+        u = plain_uniform(wires.generators["key"][g], 0)
+        timers.append((max(1, round(-math.log(1.0 - u) * flow.mean_ps)), fabric_schema.GENERATING, g))
     if fabric.signal_ps:
         timers.append((fabric.signal_ps, fabric_schema.SIGNALLING, NONE))
     if fabric.samples:
@@ -226,8 +244,6 @@ def make_room(state: State) -> State:
     grown = {}
     for name in FLOW_ROWS:
         old = getattr(wires, name)
-        shape = (2 * len(old), *old.shape[1:])
-        new = (in_lines(len(old) * 2, old.dtype) if name == "flows" else np.zeros(shape, old.dtype)).view(type(old))
-        new[: len(old)] = old
-        grown[name] = new
+        grown[name] = _rows_like(old, 2 * len(old), name)
+        grown[name][: len(old)] = old
     return state._replace(wires=wires._replace(**grown))

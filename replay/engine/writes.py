@@ -47,16 +47,14 @@ def begin_write(state, i, s, node, upto_blocks, whole):
     write.epoch = store.epoch
     write.whole = whole
     pin_path(state, cluster.num_instances + s, pinned)
+    store.written += 1
+    store.written_blocks += upto_blocks - there
     if cluster.fabric:
         ship(state, i, cluster.num_instances + s, upto_blocks - there, WRITE_KIND, free)
-        store.written += 1
-        store.written_blocks += upto_blocks - there
         return
     carry_ps = store.write_block_fs * (upto_blocks - there) // 1000
     store.write_free_ps = max(cluster.now_ps, store.write_free_ps) + carry_ps
     store.write_busy_ps += carry_ps
-    store.written += 1
-    store.written_blocks += upto_blocks - there
     push_timer(state, store.write_free_ps + store.latency_ps, WRITTEN, free)
 
 

@@ -50,3 +50,15 @@ def count(value: Any, place: str, least: int = 1, most: int = LARGEST_INT32) -> 
     if isinstance(value, bool) or not whole or not least <= value <= most:
         raise ConfigError(f"{place} must be a whole number from {least} to {most}, but is {value!r}.")
     return int(value)
+
+
+def choice(value: Any, allowed: Iterable[Any], place: str, remedy: str = "") -> Any:
+    """Return a value that is one of a few: words, truth values or None; 1 is no truth value.
+
+    raises : ConfigError, with a remedy behind it where one is given
+    """
+    allowed = tuple(allowed)
+    if not any(value is one or (isinstance(one, str) and value == one) for one in allowed):
+        words = ", ".join("null" if one is None else str(one).lower() for one in allowed)
+        raise ConfigError(f"{place} must be one of {words}, but is {value!r}.{remedy and ' ' + remedy}")
+    return value
