@@ -1,7 +1,7 @@
 """A cluster: the instances that serve a trace, resolved from configuration and checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from replay.errors import ConfigError
@@ -11,6 +11,7 @@ from replay.hardware import Profile, build, refuse_overflow
 from replay.hardware.conf import load, node
 from replay.hardware.fields import choice, count, keys, number
 from replay.hardware.profile import USUAL_LONGEST_TOKENS
+from replay.hardware.units import ps
 from replay.kv import Kv
 from replay.kv_config import build_kv
 
@@ -18,7 +19,7 @@ ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
 UNLIMITED_BLOCKS = 1_000_000_000
 LIMITS = ("max_batch", "token_budget", "kv_blocks", "nic_bytes_per_s", "nic_latency_s")
-KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "instances")
+KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "mixed_pool", "instances")
 HANDOFFS = ("whole", "layerwise", "chunked")
 MOST_INSTANCES = 65536
 
@@ -35,6 +36,7 @@ class Instance:
     kv_blocks: int
     nic_bytes_per_s: float
     nic_latency_s: float
+    home: str | None = None  # in a mixed pool: the role to which it returns; None for its role
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,8 @@ class Cluster:
     layerwise : a handoff sends each layer as soon as it is computed, rather than all layers at the end
     chunked   : it sends each chunk of the prompt as soon as it is computed; over a fabric only
     layers    : layers of the model, the pieces of a layerwise handoff
+    signal_lag_ps : routers are told what instances report at multiples of it; 0 for what is so
+    mixed_pool    : every instance is mixed, and hands a prompt over where the decode policy says; its home is a role
     """
 
     name: str
@@ -56,6 +60,8 @@ class Cluster:
     kv: Kv | None = None
     fabric: Fabric | None = None
     chunked: bool = False
+    signal_lag_ps: int = 0
+    mixed_pool: bool = False
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -100,9 +106,15 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
     instances: list[Instance] = []
     for group in sorted(groups, key=lambda group: ROLES.index(group["role"])):
         instances += [_instance(group, settings, config, block_tokens)] * group["count"]
+    handoff = choice(settings["handoff"], HANDOFFS, "cluster.handoff")
+    mixed_pool = choice(settings["mixed_pool"], (True, False), "cluster.mixed_pool")
+    if mixed_pool:
+        if handoff != "whole":
+            raise ConfigError(f"an instance of a mixed pool may keep what it prefilled, so that a handoff cannot begin "
+                              f"before: cluster.handoff must be whole, but is {handoff}.")
+        instances = [replace(instance, role="mixed", home=instance.role) for instance in instances]
     kv = build_kv(config.get("kv"), instances, block_tokens)
     fabric = build_fabric(config.get("fabric"), instances, kv)
-    handoff = choice(settings["handoff"], HANDOFFS, "cluster.handoff")
     if handoff == "chunked" and fabric is None:
         raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
                           "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
@@ -117,7 +129,18 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         kv=kv,
         fabric=fabric,
         chunked=handoff == "chunked",
+        signal_lag_ps=_signal_lag_ps(config.get("signals")),
+        mixed_pool=mixed_pool,
     )
+
+
+def _signal_lag_ps(node: Any) -> int:
+    if node is None:
+        return 0
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"signals must be a configuration node, but is {node!r}. Write signals.lag_s=0.1.")
+    keys(node, ("lag_s",), (), "signals")
+    return ps(number(node["lag_s"], "signals.lag_s", 0.0), "signals.lag_s")
 
 
 def _counted(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

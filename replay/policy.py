@@ -18,6 +18,7 @@ from typing import Any
 from replay.errors import PolicyError
 
 HOLD = -1  # route: keep the request in the cluster queue
+REFUSE = -1  # decode: reject the request, although its prompt was computed
 NEVER = math.inf  # order: never preempt; fetch: wait until it is loaded
 
 SLOTS = {
@@ -30,7 +31,12 @@ SLOTS = {
     "fetch": ("request", "instance", "offer", "now_ps"),
     "write": ("node", "evicting", "now_ps"),
 }
+# what else a policy may take after these, by name: float64 numbers of its own, zeros at first, that it may change; the
+# decode-capable instances
+EXTRAS = {"admit": ("decodes", "memory"), **dict.fromkeys(("route", "decode", "order", "batch", "fetch"), ("memory",))}
 MAX_TUNABLES = 16
+MEMORY = 1024  # numbers that a policy may remember, at least; and at least 4 a tenant
+ORACLES_ONLY = frozenset({"true_tokens", "next_use"})  # fields of the future
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Policy:
     tunables: dict[str, Span | Choice]
     defaults: dict[str, Any]
     path: Path
+    extras: tuple[str, ...] = ()  # of EXTRAS, what it takes
 
     @cached_property
     def _reach(self) -> tuple[set[str], str]:
@@ -169,7 +176,10 @@ def describe(slot: str, function: Callable[..., Any]) -> Policy:
         raise PolicyError(f"{slot} policy {name!r} must take ({', '.join(context)}, ...) first, "
                           f"but takes ({', '.join(p.name for p in parameters)})")
     tunables, defaults = {}, {}
-    for parameter in parameters[len(context):]:
+    extras = tuple(p.name for p in parameters[len(context):] if p.name in EXTRAS.get(slot, ()))
+    if tuple(p.name for p in parameters[len(context) : len(context) + len(extras)]) != extras:
+        raise PolicyError(f"{slot} policy {name!r} must take {', '.join(extras)} right after {context[-1]}")
+    for parameter in parameters[len(context) + len(extras):]:
         if parameter.name == "name":
             raise PolicyError(f"{slot} policy {name!r}: a tunable cannot be called 'name', which is the policy's")
         if not isinstance(parameter.annotation, Span | Choice) or parameter.default is parameter.empty:
@@ -183,7 +193,7 @@ def describe(slot: str, function: Callable[..., Any]) -> Policy:
     if len(tunables) > MAX_TUNABLES:
         raise PolicyError(f"{slot} policy {name!r} has {len(tunables)} tunables, but at most {MAX_TUNABLES} are kept")
     path = Path(function.__code__.co_filename)
-    return Policy(slot, name, function, tunables, defaults, path)
+    return Policy(slot, name, function, tunables, defaults, path, extras)
 
 
 def _reached(function: Callable[..., Any]) -> tuple[set[str], str]:
@@ -271,6 +281,10 @@ def choose(slot: str, name: str, params: Mapping[str, Any] | None = None) -> Cho
         known = ", ".join(sorted(group))
         raise PolicyError(f"{slot} policy must be one of {known}, but got {name!r}{_hint(name, group)}")
     found = group[name]
+    future = sorted(found.reads & ORACLES_ONLY)
+    if future and not name.startswith("oracle_"):
+        raise PolicyError(f"{slot} policy {name!r} reads {future[0]}, which is still to come: only a policy whose name "
+                          f"begins with oracle_ may")
     values = dict(found.defaults)
     for key, value in (params or {}).items():
         if key not in found.tunables:

@@ -126,7 +126,8 @@ class Session:
         if policies:
             other.policies = {**self.policies, **{slot: _choose(slot, spec) for slot, spec in policies.items()}}
             other._functions = other._compiled()
-            load.set_policies(other.state, other.policies)
+            trie = _trie(self.trace, self.cluster.kv is not None and self.cluster.kv.isolate)
+            other.state = load.with_policies(other.state, other.policies, self.trace, self.slo, trie)
         return other
 
     def _compiled(self) -> list[Any]:

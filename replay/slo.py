@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from traces.schema import Trace
 
 # a target -> the column of `requests` that must not exceed it; itl_s bounds the longest gap of the request
 TARGETS = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "itl_s": "max_itl_s", "e2e_s": "e2e_s"}
-KEYS = ("tiers", "default", "unlisted")
+KEYS = ("tiers", "default", "unlisted", "tenants")
+MONEY = ("price_usd", "penalty_usd")
 UNLISTED = ("refuse", "default")
 
 
@@ -29,20 +30,30 @@ class Tier:
     itl_s: float | None = None
     e2e_s: float | None = None
     weight: float = 1.0
+    price_usd: float = 0.0  # for a million output tokens of a request that met its targets
+    penalty_usd: float = 0.0  # for a request that missed them
 
 
 @dataclass(frozen=True)
 class Slo:
-    """Tiers in order of urgency (0 first), the tier of requests without one, and whether unknown tiers join it."""
+    """Tiers in order of urgency (0 first), the tier of requests without one, and whether unknown tiers join it.
+
+    tenants : share of service that fair policies give a tenant, relative to 1 of those not named
+    """
 
     tiers: tuple[Tier, ...]
     default: str
     unlisted: str = "refuse"
+    tenants: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """Names of the tiers; the position is the urgency that policies see."""
         return [tier.name for tier in self.tiers]
+
+    def share(self, tenant: str) -> float:
+        """Return the share of service of a tenant, relative to the others."""
+        return self.tenants.get(tenant, 1.0)
 
     def codes(self, trace: Trace) -> np.ndarray:
         """Return the urgency of every request of a trace.
@@ -109,7 +120,19 @@ def build_slo(spec: "Slo | Mapping[str, Any] | str | None") -> Slo:
     _known(default, tuple(tier.name for tier in built), "slo.default", "tier")
     unlisted = node.get("unlisted") or "refuse"
     _known(str(unlisted), UNLISTED, "slo.unlisted", "choice")
-    return Slo(built, default, str(unlisted))
+    tenants = {} if node.get("tenants") is None else node["tenants"]
+    if not isinstance(tenants, Mapping):
+        raise ConfigError(f"slo.tenants must map tenants to their shares, but is {tenants!r}. Write {{a: 2.0}}.")
+    shares = {str(name): _number(value, f"slo.tenants.{name}", False) for name, value in tenants.items()}
+    return Slo(built, default, str(unlisted), shares)
+
+
+def _number(value: Any, place: str, zero: bool) -> float:
+    """Return a positive number, or 0 where `zero` allows it."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    if not fits or (value == 0 and not zero):
+        raise ConfigError(f"{place} must be {'0 or more' if zero else 'a positive number'}, but is {value!r}.")
+    return float(value)
 
 
 def _tier(name: str, targets: Any) -> Tier:
@@ -118,8 +141,11 @@ def _tier(name: str, targets: Any) -> Tier:
         raise ConfigError(f"{place} must map targets to seconds, but is {targets!r}. Write {{ttft_s: 1.0}}.")
     values: dict[str, Any] = {}
     for key, value in (targets or {}).items():
-        _known(str(key), (*TARGETS, "weight"), place)
+        _known(str(key), (*TARGETS, "weight", *MONEY), place)
         if value is None and key != "weight":
+            continue
+        if key in MONEY:
+            values[str(key)] = _number(value, f"{place}.{key}", True)
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"{place}.{key} must be a positive number, but is {value!r}. Use null for no target.")

@@ -95,7 +95,8 @@ def finish(random: Random, builder: Builder, endpoints: list[Endpoint], networks
 
 def with_fabric(random: Random, cluster: Cluster) -> Cluster:
     """Return a cluster with a random fabric, and handoffs as a whole, layer by layer or chunk by chunk."""
-    mode = random.choice(["whole", "layerwise", "chunked"])
+    modes = ["whole"] if cluster.mixed_pool else ["whole", "layerwise", "chunked"]
+    mode = random.choice(modes)
     layers = random.choice([1, 3, 7])
     changes = {"layerwise": mode == "layerwise", "chunked": mode == "chunked", "layers": layers}
     return replace(cluster, fabric=random_fabric(random, cluster), **changes)

@@ -98,11 +98,11 @@ def odd_equal(request, now_ps):
 
 
 def odd_last(request, now_ps):
-    """Serve the last to be queued first, and never preempt by order: two requests would do so to each other for ever.
+    """Serve first what waits for the shortest time; never preempt: two would do so to each other for ever.
 
     source : own
     """
-    return -float(now_ps), NEVER
+    return request.stage_s, NEVER
 
 
 def odd_batch(instance, now_ps, part: Span(1, 64) = 5, whole: Choice(False, True) = False):

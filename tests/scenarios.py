@@ -182,7 +182,12 @@ def random_cluster(random: Random, trace: Trace, block_tokens: int) -> Cluster:
         instance = random_instance(random, role, longest, block_tokens) if not alike else first
         instances.append(Instance(**{**instance.__dict__, "role": role}))
     layers = random.choice([None, 1, 3, 7])
-    return small_cluster(instances, prefix_cache=random.random() < 0.8, layers=layers)
+    lag_ps = random.choice([0, 0, 0, 0, 70, 1000, 50_000])
+    pooled = random.random() < 0.15
+    if pooled:
+        instances = [replace(instance, role="mixed", home=instance.role) for instance in instances]
+    cached = random.random() < 0.8
+    return small_cluster(instances, cached, None if pooled else layers, signal_lag_ps=lag_ps, mixed_pool=pooled)
 
 
 def random_instance(random: Random, role: str, longest_blocks: int, block_tokens: int) -> Instance:

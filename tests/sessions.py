@@ -6,9 +6,13 @@ import numpy as np
 
 from replay.result import DIGESTED, Result
 from replay.session import Session
+from replay.slo import build_slo
 from tests.scenarios import TIERS, Scenario
+from tests.twin import run
 
-SLO = {"tiers": {name: {} for name in TIERS}, "default": TIERS[0]}
+# targets on the scale of the scenarios, where an iteration takes picoseconds
+TARGETS = ({"ttft_s": 2e-9, "itl_s": 3e-10, "tpot_s": 4e-10}, {"ttft_s": 2e-8, "tpot_s": 2e-9}, {"e2e_s": 1e-7})
+SLO = {"tiers": {name: TARGETS[k % 3] for k, name in enumerate(TIERS)}, "default": TIERS[0], "tenants": {"a": 2.0}}
 SLICES = (1, 7, 10_000)
 
 
@@ -17,7 +21,21 @@ def session_of(scenario: Scenario, **options: Any) -> Session:
 
     options : leap, events
     """
+    options = {"predictions": predictions(scenario), **options}
     return Session(scenario.trace, scenario.cluster, scenario.policies, slo=SLO, seed=scenario.seed, **options)
+
+
+def predictions(scenario: Scenario) -> np.ndarray:
+    """Return what is predicted of a scenario's requests: outputs twice, half or as long, some unknown."""
+    rows = np.arange(len(scenario.trace))
+    wrong = np.array([1, 2, 0, 4, 1, 0])[(7 * rows + scenario.seed) % 6]
+    return np.where(wrong > 0, (scenario.trace.column("output_tokens") * wrong + 1) // 2, -1).astype(np.int32)
+
+
+def twin_run(scenario: Scenario) -> dict[str, Any]:
+    """Replay a scenario with the twin."""
+    return run(scenario.trace, scenario.cluster, scenario.policies, scenario.seed, TIERS,
+               predictions=predictions(scenario).tolist(), slo=build_slo(SLO))  # fmt: skip
 
 
 def finished(session: Session, slice_events: int = 10_000) -> Session:

@@ -88,7 +88,9 @@ def small_instance(role: str, profile: Profile, token_fs: int = 1000, latency_ps
     )
 
 
-def small_cluster(instances: Sequence[Instance], prefix_cache: bool = True, layers: int | None = None) -> Cluster:
+def small_cluster(
+    instances: Sequence[Instance], prefix_cache: bool = True, layers: int | None = None, **more: Any
+) -> Cluster:
     """Make a cluster of instances ordered prefill, mixed, decode; `layers` makes its handoffs layer by layer."""
     return Cluster(
         name="small",
@@ -98,6 +100,7 @@ def small_cluster(instances: Sequence[Instance], prefix_cache: bool = True, laye
         layers=layers or 1,
         prefix_cache=prefix_cache,
         gpus=len(instances),
+        **more,
     )
 
 

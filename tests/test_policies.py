@@ -13,8 +13,23 @@ import pytest
 
 from replay import catalogue
 from replay.engine import adapters, schema
+from replay.engine.request_schema import PREFIX_KEYS, SEEN
 from replay.kv import DISK, DRAM, Store
-from replay.policy import HOLD, SLOTS, Choice, Chosen, Policy, Span, choose, load_all, registry
+from replay.policy import (
+    HOLD,
+    MAX_TUNABLES,
+    MEMORY,
+    ORACLES_ONLY,
+    REFUSE,
+    SLOTS,
+    Choice,
+    Chosen,
+    Policy,
+    Span,
+    choose,
+    load_all,
+    registry,
+)
 from replay.session import replay
 from tests.hierarchy_cases import kv
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
@@ -30,8 +45,8 @@ every_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"
 
 
 def requests(random: Random) -> np.ndarray:
-    """Draw a REQUEST row."""
-    row = np.zeros(1, schema.REQUEST)
+    """Draw a SEEN row."""
+    row = np.zeros(1, SEEN)
     row["id"], row["sequence"] = random.randrange(1 << 30), random.randrange(1 << 30)
     row["arrival_ps"] = random.choice([0, random.randrange(1 << 60)])
     row["random_key"] = random.getrandbits(64)
@@ -42,6 +57,15 @@ def requests(random: Random) -> np.ndarray:
     for name in ("tenant", "session", "kind"):
         row[name] = random.randint(-1, 5)
     row["turn"] = random.choice([0, random.randint(0, 40)])
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        row[name] = random.choice([math.inf, 10.0 ** random.uniform(-6, 3)])
+    for name in ("weight", "tenant_weight"):
+        row[name] = 10.0 ** random.uniform(-2, 2)
+    row["runs"], row["true_tokens"] = random.randrange(2), random.randint(1, LONGEST)
+    for name in ("stage_s", "waited_s", "served_s", "prefill_s", "tenant_service", "tenant_expected"):
+        row[name] = random.choice([0.0, 10.0 ** random.uniform(-9, 6)])
+    row["prefill_tokens"] = random.randint(0, LONGEST)
+    row["prefix_keys"] = [random.getrandbits(64) for _ in range(PREFIX_KEYS)]
     return row
 
 
@@ -69,6 +93,10 @@ def instances(random: Random, count: int) -> np.ndarray:
         row["transfer_latency_s"] = random.choice([0.0, 1e-5])
         row["transfer_s"] = random.choice([0.0, 10.0 ** random.uniform(-6, 3)])
         row["link_flows"], row["link_utilisation"] = random.randrange(100), random.random()
+        row["home"], row["in_flight"] = random.randrange(3), row["waiting"] + row["running"]
+        row["kv_tokens"] = random.choice([0, random.randrange(1 << 40)])
+        row["least_itl_s"] = random.choice([math.inf, 10.0 ** random.uniform(-6, 3)])
+        row["slack_s"] = random.choice([math.inf, random.uniform(-1e3, 1e3), 10.0 ** random.uniform(-6, 3)])
     if (rows["block_tokens"] == 0).any():  # all alike
         rows[:] = rows[0]
     return rows
@@ -107,11 +135,12 @@ def offers(random: Random) -> np.ndarray:
 
 
 def context(slot: str, random: Random) -> list[Any]:
-    """Draw what a slot's policy reads, but for the time: arrays of rows, and whether a node is being evicted."""
+    """Draw what a slot's adapter is given, but for the time: arrays of rows, and whether a node is being evicted."""
     count = random.choice([1, 1, 2, 3, 16])
     drawn = {"request": requests, "instances": lambda r: instances(r, count), "node": nodes, "offer": offers,
              "instance": lambda r: instances(r, 1), "evicting": lambda r: r.randrange(2)}  # fmt: skip
-    return [drawn[name](random) for name in SLOTS[slot] if name != "now_ps"]
+    more = [instances(random, random.choice([1, 3]))] if slot == "admit" else []
+    return [drawn[name](random) for name in SLOTS[slot] if name != "now_ps"] + more
 
 
 def values_of(policy: Policy, random: Random) -> dict[str, Any]:
@@ -124,16 +153,13 @@ def ends(tunable: Span | Choice) -> list[Any]:
     return list(tunable.values) if isinstance(tunable, Choice) else [tunable.low, tunable.high]
 
 
-def called(policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, Any]) -> Any:
+def called(policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, Any], memory: np.ndarray) -> Any:
     """Call a policy as plain Python on records, as a debugger does."""
-    return policy.function(*seen(policy.slot, given), now_ps, **values)
-
-
-def seen(slot: str, given: list[Any]) -> list[Any]:
-    """Return the arguments of a slot's policy as it sees them in plain Python: all instances, else one record."""
-    names = [name for name in SLOTS[slot] if name != "now_ps"]
     records = [part.view(np.recarray) if isinstance(part, np.ndarray) else part for part in given]
-    return [part if name in ("instances", "evicting") else part[0] for name, part in zip(names, records, strict=True)]
+    names = [name for name in SLOTS[policy.slot] if name != "now_ps"]
+    shown = [part if name in ("instances", "evicting") else part[0] for name, part in zip(names, records, strict=False)]
+    extras = {"decodes": records[-1], "memory": memory}
+    return policy.function(*shown, now_ps, **{name: extras[name] for name in policy.extras}, **values)
 
 
 def copied(given: list[Any]) -> list[Any]:
@@ -162,7 +188,7 @@ def check_answer(slot: str, answer: tuple[float, ...], instances_given: int) -> 
         assert answer[0] == int(answer[0]) and HOLD <= answer[0] < instances_given
         assert answer[1] == int(answer[1]) and -1 <= answer[1] < instances_given
     elif slot == "decode":
-        assert answer[0] == int(answer[0]) and 0 <= answer[0] < instances_given
+        assert answer[0] == int(answer[0]) and REFUSE <= answer[0] < instances_given
     elif slot == "batch":
         assert answer[0] == int(answer[0]) and answer[0] >= 0 and set(answer[1:]) <= {0, 1}
     elif slot == "fetch":
@@ -173,12 +199,17 @@ def check_answer(slot: str, answer: tuple[float, ...], instances_given: int) -> 
         assert math.isfinite(answer[0]) and (slot == "evict" or answer[1] >= 0)
 
 
-def compiled(policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, Any]) -> tuple[float, ...]:
-    """Call the adapter that the kernel calls, through a driver that picks the rows."""
+def compiled(
+    policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, Any], memory: np.ndarray
+) -> tuple[float, ...]:
+    """Call the adapter that the kernel calls, through a driver that picks the rows; memory modified in place."""
     chosen = Chosen(policy, {**policy.defaults, **values})
     adapter, table = adapters.adapter(chosen), adapters.tunables({policy.slot: chosen})
     rows = [part.view(np.recarray) if INTERPRETED and isinstance(part, np.ndarray) else part for part in given]
+    if "memory" in policy.extras:
+        table[adapters.ROWS[policy.slot], MAX_TUNABLES:] = memory
     answer = driver_of(policy.slot)(adapter, *rows, now_ps, table)
+    memory[:] = table[adapters.ROWS[policy.slot], MAX_TUNABLES:] if "memory" in policy.extras else memory
     return tuple(float(part) for part in (answer if isinstance(answer, tuple) else (answer,)))
 
 
@@ -186,7 +217,10 @@ def driver_of(slot: str) -> Any:
     """Return a compiled function (adapter, what the slot reads, now_ps, tunables) -> answer, one a slot."""
     if slot not in _drivers:
         names = SLOTS[slot][:-1] if SLOTS[slot][-1] == "now_ps" else SLOTS[slot]
-        if names[1:] == ("instances",):
+        if slot == "admit":
+            driver = numba.njit(
+                lambda call, rows, views, decodes, now_ps, table: call(rows[0], views, decodes, now_ps, table))
+        elif names[1:] == ("instances",):
             driver = numba.njit(lambda call, rows, views, now_ps, table: call(rows[0], views, now_ps, table))
         elif names == ("request", "instance", "offer"):
             driver = numba.njit(
@@ -204,29 +238,32 @@ _drivers: dict[str, Any] = {}
 
 @every_policy
 def test_answers_are_valid_deterministic_and_pure(policy: Policy) -> None:
-    """Twice the same answer from the same rows, which stay as they were."""
+    """Twice the same answer from the same rows, which stay as they were, and the same memory, which ends alike."""
     random = Random(f"{policy.slot} {policy.name}")
+    memory = np.zeros(MEMORY)
     for _ in range(ROWS):
         given = context(policy.slot, random)
         now_ps, values = random.randrange(1 << 61), values_of(policy, random)
-        before = copied(given)
-        answer = normal(policy.slot, called(policy, given, now_ps, values))
-        check_answer(policy.slot, answer, len(given[-1]) if SLOTS[policy.slot][1] == "instances" else 0)
-        assert normal(policy.slot, called(policy, given, now_ps, values)) == answer
-        assert same(given, before)
+        before, kept, again = copied(given), memory.copy(), memory.copy()
+        answer = normal(policy.slot, called(policy, given, now_ps, values, memory))
+        check_answer(policy.slot, answer, len(given[1]) if SLOTS[policy.slot][1] == "instances" else 0)
+        assert normal(policy.slot, called(policy, given, now_ps, values, again)) == answer
+        assert same(given, before) and (memory == again).all()
+        assert "memory" in policy.extras or (memory == kept).all()
 
 
 @every_policy
 def test_interpreted_equals_compiled(policy: Policy) -> None:
     """The plain function's answer is the adapter's, and the adapter leaves the rows alone too."""
     random = Random(f"{policy.slot} {policy.name}")
+    memory, other = np.zeros(MEMORY), np.zeros(MEMORY)
     for _ in range(ROWS):
         given = context(policy.slot, random)
         now_ps, values = random.randrange(1 << 61), values_of(policy, random)
-        plain = normal(policy.slot, called(policy, given, now_ps, values))
+        plain = normal(policy.slot, called(policy, given, now_ps, values, memory))
         before = copied(given)
-        assert compiled(policy, given, now_ps, values)[: len(plain)] == plain, (given, now_ps, values)
-        assert same(given, before)
+        assert compiled(policy, given, now_ps, values, other)[: len(plain)] == plain, (given, now_ps, values)
+        assert same(given, before) and np.allclose(memory, other, rtol=1e-12)
 
 
 @every_policy
@@ -263,11 +300,12 @@ def test_the_function_is_named_and_described(policy: Policy) -> None:
 
 def test_no_policy_reads_the_future() -> None:
     """No row that a policy receives has a field of the true output, or of what is still to come, but for oracles."""
-    known = {name for row in (schema.REQUEST, schema.VIEW, schema.PREFIX, schema.OFFER) for name in row.names or ()}
+    known = {name for row in (SEEN, schema.VIEW, schema.PREFIX, schema.OFFER) for name in row.names or ()}
     assert not known & {"output_tokens", "finish_ps", "think_ps", "next_finish"}
     assert not any("output_tokens" in policy.reads for policy in POLICIES)
-    oracles = {policy.name for policy in POLICIES if "next_use" in policy.reads}
-    assert oracles == {policy.name for policy in POLICIES if policy.name.startswith("oracle_")} == {"oracle_belady"}
+    oracles = {policy.name for policy in POLICIES if policy.reads & ORACLES_ONLY}
+    named = {policy.name for policy in POLICIES if policy.name.startswith("oracle_")}
+    assert oracles == named == {"oracle_belady", "oracle_sjf", "oracle_srpt"}
     assert all("future" in policy.doc for policy in POLICIES if policy.name in oracles)
 
 

@@ -9,10 +9,9 @@ from replay.engine import schema
 from replay.errors import ConfigError
 from replay.session import Session, replay
 from tests.odd_policies import registered
-from tests.scenarios import TIERS, Scenario, scenario
-from tests.sessions import engine_run, finished, session_of
+from tests.scenarios import Scenario, scenario
+from tests.sessions import engine_run, finished, session_of, twin_run
 from tests.small import small_cluster, small_instance, small_profile, small_trace
-from tests.twin import run
 
 
 def many_requests(count: int = 400) -> list[tuple[int, int, int]]:
@@ -107,7 +106,7 @@ def test_kept_gaps_are_those_of_the_twin_whatever_the_leaps(seed: int) -> None:
     with registered():
         case = scenario(Random(seed))
         leapt, stepped = (finished(session_of(case, gaps=True, leap=leap)) for leap in (True, False))
-        expected = run(case.trace, case.cluster, case.policies, case.seed, TIERS)["gaps"]
+        expected = twin_run(case)["gaps"]
     assert (leapt.state.gaps == stepped.state.gaps).all()
     assert leapt.result().digest == stepped.result().digest == engine_digest(case)
     tier = np.repeat(leapt.state.requests["tier"], leapt.state.jobs["output_tokens"] - 1)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from tests.against import check_interpreted, main, unlike
 from tests.odd_policies import registered
-from tests.scenarios import TIERS, Scenario, scenario, scenarios
-from tests.sessions import SLICES, binned, engine_rows, engine_run
-from tests.twin import run
+from tests.scenarios import Scenario, scenario, scenarios
+from tests.sessions import SLICES, binned, engine_rows, engine_run, twin_run
 from tests.twin.model import FIELDS
 
 QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
@@ -33,7 +32,7 @@ def odd() -> Iterator[None]:
 def differences(case: Scenario) -> list[str]:
     """Compare the engine with the twin; returns one line a field that differs."""
     found = engine_rows(case)
-    expected = run(case.trace, case.cluster, case.policies, case.seed, TIERS)
+    expected = twin_run(case)
     expected["bins"], expected["counts"] = binned(expected["gaps"])
     return unlike((*FIELDS, "bins", "counts"), found, expected)
 
@@ -73,7 +72,7 @@ def test_stepping_takes_the_twins_events() -> None:
     for seed in range(40):
         case = scenario(Random(seed), 20)
         stepped, leapt = (engine_rows(case, leap=leap)["events"] for leap in (False, True))
-        assert stepped == run(case.trace, case.cluster, case.policies, case.seed, TIERS)["events"], seed
+        assert stepped == twin_run(case)["events"], seed
         assert leapt <= stepped
 
 

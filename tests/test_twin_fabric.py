@@ -16,10 +16,9 @@ from replay.session import Session
 from tests.against import check_interpreted, check_ways, main, unlike
 from tests.fabrics import with_fabric
 from tests.odd_policies import registered
-from tests.scenarios import TIERS, Scenario, hierarchical, scenario
-from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of
+from tests.scenarios import Scenario, hierarchical, scenario
+from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of, twin_run
 from tests.test_twin_hierarchy import plain_lists
-from tests.twin import run
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
 SEEDS, BATCH = 80, 40
@@ -55,7 +54,7 @@ def differences(case: Scenario) -> list[str]:
     """Compare the engine with the twin; returns one line for each field that differs."""
     session = finished(session_of(case))
     found = engine_rows(case)
-    expected = run(case.trace, case.cluster, case.policies, case.seed, TIERS)
+    expected = twin_run(case)
     expected["bins"], expected["counts"] = binned(expected["gaps"])
     names: tuple[str, ...] = (*FIELDS, "bins", "counts")
     if case.cluster.kv is not None:

@@ -14,10 +14,9 @@ from replay.session import Session
 from tests.against import check_interpreted, check_ways, main, unlike
 from tests.hierarchy_cases import CASES, Case
 from tests.odd_policies import registered
-from tests.scenarios import TIERS, Scenario, hierarchical, scenario
-from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of
+from tests.scenarios import Scenario, hierarchical, scenario
+from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of, twin_run
 from tests.test_twin_hierarchy_by_hand import agree
-from tests.twin import run
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
 SEEDS, BATCH = 400, 50
@@ -41,7 +40,7 @@ def differences(case: Scenario) -> list[str]:
     """Compare the engine with the twin; returns one line a field of the requests or of the stores that differs."""
     session = finished(session_of(case))
     found = engine_rows(case) | engine_tiers(session)
-    expected = run(case.trace, case.cluster, case.policies, case.seed, TIERS)
+    expected = twin_run(case)
     expected["bins"], expected["counts"] = binned(expected["gaps"])
     lines = unlike((*FIELDS, *HIERARCHY_FIELDS, "bins", "counts"), found, expected)
     stores = engine_stores(session) if expected["stores"] else {}

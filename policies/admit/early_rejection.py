@@ -1,16 +1,19 @@
+from policies.expected import decode_load, first_token_s
 from replay.policy import Span, policy
 
 
 @policy("admit")
-def early_rejection(request, instances, now_ps, ttft_s: Span(0.001, 3600.0, log=True) = 30.0):
-    """Reject a request whose first token is expected later than `ttft_s` on every instance, before it costs anything.
+def early_rejection(request, instances, now_ps, decodes, threshold: Span(0.01, 100.0, log=True) = 1.0):
+    """Reject at arrival what prefill or decode could not serve as promised, judged by the load of both now.
 
-    source : Mooncake (Qin et al., FAST 2025), early rejection by prefill load; without the load of the decode side
+    Load is the predicted TTFT, or time between tokens, over its target, on the instance where that is least; a decode
+    instance without room counts as loaded too. More than `threshold` rejects.
+
+    source : Mooncake (Qin et al., FAST 2025), early rejection; targets of the request's tier
     """
+    prefill, decode = 1e300, 1e300
     for i in range(len(instances)):
-        view = instances[i]
-        squares = float(request.prompt_tokens) * request.prompt_tokens - float(view.hit_tokens) * view.hit_tokens
-        own_s = (request.prompt_tokens - view.hit_tokens) * view.prefill_token_s + squares * view.prefill_token_sq_s
-        if view.iteration_s + view.queued_tokens / view.prefill_tokens_per_s + own_s <= ttft_s:
-            return True
-    return False
+        prefill = min(prefill, first_token_s(request, instances[i]) / request.ttft_s)
+    for j in range(len(decodes)):
+        decode = min(decode, decode_load(request, decodes[j], 1.0, 0.0))
+    return max(prefill, decode) <= threshold

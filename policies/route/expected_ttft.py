@@ -1,3 +1,4 @@
+from policies.expected import first_token_s
 from replay.policy import policy
 
 
@@ -9,10 +10,7 @@ def expected_ttft(request, instances, now_ps):
     """
     best, lowest = 0, 1e300
     for i in range(len(instances)):
-        view = instances[i]
-        squares = float(request.prompt_tokens) * request.prompt_tokens - float(view.hit_tokens) * view.hit_tokens
-        own_s = (request.prompt_tokens - view.hit_tokens) * view.prefill_token_s + squares * view.prefill_token_sq_s
-        expected_s = view.iteration_s + view.queued_tokens / view.prefill_tokens_per_s + own_s
+        expected_s = first_token_s(request, instances[i])
         if expected_s < lowest:
             best, lowest = i, expected_s
     return best

@@ -19,11 +19,12 @@ from numba import types as t
 
 from replay.engine import schema
 from replay.engine.answers import EXPECTED
+from replay.engine.request_schema import SEEN
 from replay.errors import PolicyError
-from replay.policy import SLOTS, Choice, Chosen, Policy, registry
+from replay.policy import MAX_TUNABLES, MEMORY, SLOTS, Choice, Chosen, Policy, registry
 from traces.jit import FOLDER, INTERPRETED
 
-REQUEST_ROW = numba.from_dtype(schema.REQUEST)
+REQUEST_ROW = numba.from_dtype(SEEN)
 VIEW_ROW = numba.from_dtype(schema.VIEW)
 PREFIX_ROW = numba.from_dtype(schema.PREFIX)
 OFFER_ROW = numba.from_dtype(schema.OFFER)
@@ -32,7 +33,7 @@ TUNABLES = t.Array(t.float64, 2, "C")
 PAIR = t.UniTuple(t.int64, 2)
 
 SIGNATURES = {
-    "admit": t.int64(REQUEST_ROW, VIEWS, t.int64, TUNABLES),
+    "admit": t.int64(REQUEST_ROW, VIEWS, VIEWS, t.int64, TUNABLES),
     "route": PAIR(REQUEST_ROW, VIEWS, t.int64, TUNABLES),
     "decode": PAIR(REQUEST_ROW, VIEWS, t.int64, TUNABLES),
     "order": t.UniTuple(t.float64, 2)(REQUEST_ROW, t.int64, TUNABLES),
@@ -85,8 +86,10 @@ def _text(policy: Policy) -> str:
         truth = isinstance(tunable, Choice) and isinstance(tunable.values[0], bool)
         whole = isinstance(tunable, Choice) and isinstance(tunable.values[0], int) or getattr(tunable, "whole", False)
         values.append(f"{value} != 0.0" if truth else f"int({value})" if whole else value)
-    context = ", ".join(SLOTS[policy.slot])
-    call = ", ".join([context, *values])
+    given = [name for name in SLOTS[policy.slot] if name != "now_ps"]
+    context = ", ".join([*given, *["decodes"] * (policy.slot == "admit"), "now_ps"])
+    memory = {"memory": f"tunables[{row}, {MAX_TUNABLES}:]"}
+    call = ", ".join([*SLOTS[policy.slot], *[memory.get(name, name) for name in policy.extras], *values])
     decorator = "" if INTERPRETED else "@numba.njit(SIGNATURES[SLOT], nogil=True, cache=CACHE)\n"
     return (f"import numba\nfrom replay.engine.adapters import SIGNATURES, python_function\n"
             f"from replay.engine.answers import {policy.slot}_answer\n"
@@ -126,11 +129,13 @@ def _first_line(error: Exception) -> str:
     return lines[min(1, len(lines) - 1)][:200] if lines else type(error).__name__
 
 
-def tunables(chosen: dict[str, Chosen]) -> np.ndarray:
-    """Return every chosen policy's tunables, float64 (slots, MAX_TUNABLES)."""
-    from replay.policy import MAX_TUNABLES
+def tunables(chosen: dict[str, Chosen], tenants: int = 0) -> np.ndarray:
+    """Return every chosen policy's tunables, then what it remembers, float64 (slots, MAX_TUNABLES + memory).
 
-    table = np.zeros((len(ROWS), MAX_TUNABLES))
+    tenants : of the trace; a memory has at least 4 numbers for each, and 1,024
+    """
+    remembers = any("memory" in choice.policy.extras for choice in chosen.values())
+    table = np.zeros((len(ROWS), MAX_TUNABLES + remembers * max(MEMORY, 4 * (tenants + 1))))
     for slot, choice in chosen.items():
         table[ROWS[slot], : len(choice.vector)] = choice.vector
     return table

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from replay.engine.accounts import charge_prompt, leave_waiting
 from replay.engine.foresight import foresee
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
@@ -15,6 +16,7 @@ from replay.engine.kvcache import (
     visible,
 )
 from replay.engine.notes import fault, note
+from replay.engine.observing import show_pace
 from replay.engine.phases import blocks_for, change_count, growth_need, growth_now, join_decode
 from replay.engine.preemption import head_preempts, make_room, preempt, spare
 from replay.engine.queues import append_prefill, pop
@@ -36,6 +38,7 @@ from replay.engine.tier_schema import OP_CONCLUDE
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.traffic import start_traffic
 from replay.engine.tree import set_event
+from replay.engine.waiting import rekey, rekey_queue
 
 
 @inlined
@@ -123,6 +126,18 @@ def continue_prefills(state, i, left, whole):
     return given, squares
 
 
+@kernel
+def begin_spell(state, i, r, left):
+    """Note that request r runs on instance i as of now, modified in place."""
+    spell = state.asking.spells[r]
+    spell.waited_ps = state.cluster[0].now_ps - spell.since_ps
+    spell.since_ps = state.cluster[0].now_ps
+    if state.cluster[0].fair:
+        leave_waiting(state, i, r)
+        if left > 0:
+            charge_prompt(state, i, r)
+
+
 @inlined
 def admit_waiting(state, policies, i, tokens, whole, given):
     """Admit requests from the queue of instance i while they fit; returns (tokens given to them, squares, how many)."""
@@ -149,6 +164,8 @@ def admit_waiting(state, policies, i, tokens, whole, given):
             instance.empty_since_ps = state.cluster[0].now_ps
         admit_one(state, i, r, need, left, node)
         job.pinned_blocks = resident
+        if state.cluster[0].spelled:
+            begin_spell(state, i, r, left)
         admitted += 1
         if handed:
             job.stage = DECODING
@@ -157,6 +174,8 @@ def admit_waiting(state, policies, i, tokens, whole, given):
             given += give_chunk(state, r, tokens - given, given, whole)
             squares += chunk_squares(job)
             append_prefill(state.jobs, instance, r)
+        if state.cluster[0].fair and instance.queue >= 0:
+            instance.queue = rekey_queue(state, policies, i, instance.queue)
     return given - before, squares, admitted
 
 
@@ -208,7 +227,7 @@ def restless(state, i, pressed):
         return True
     if instance.queue < 0 and instance.prefill_head < 0:
         return False
-    if state.cluster[0].batch_reads_blocks:
+    if state.cluster[0].batch_reads_blocks or state.cluster[0].rekeys and instance.queue >= 0:
         return True
     return head_preempts(state, i) >= 0
 
@@ -287,8 +306,13 @@ def schedule(state, policies, i):
     """
     view = state.views[i]
     pressed = False
-    if growth_now(state, i) > view.free_blocks + view.cached_blocks:
+    full = growth_now(state, i) > view.free_blocks + view.cached_blocks
+    if state.cluster[0].rekeys and (full or state.instances[i].queue >= 0):
+        rekey(state, policies, i)
+    if full:
         pressed = make_room(state, policies, i)
+    if state.cluster[0].batch_reads_pace:
+        show_pace(state, i)
     tokens, decode, whole = policies.batch(view, state.cluster[0].now_ps, state.tunables)
     if tokens < 0:
         fault(state, BAD_BATCH, i, tokens)

@@ -73,3 +73,17 @@ uniform.__doc__ = """Return a uniform draw in [0, 1) that depends on (key, strea
     key    : uint64, a request's `random_key`
     stream : int >= 0, tells several draws of one request apart
     """
+
+
+def _clockwise_interpreted(key, instance, point):
+    place = blend(blend(1 << 40, instance), point)
+    return ((place - int(key)) & _MASK) * 2.0**-64
+
+
+def _clockwise_compiled(key, instance, point):
+    place = blend(blend(np.uint64(1 << 40), instance), point)
+    return np.float64(place - np.uint64(key)) * 2.0**-64
+
+
+clockwise = _clockwise_interpreted if INTERPRETED else numba.njit(nogil=True)(_clockwise_compiled)
+clockwise.__doc__ = """Return how far clockwise of a uint64 key a place of an instance is on a hash ring, in rounds."""

@@ -148,10 +148,9 @@ def take_sample(state):
 
 
 @inlined
-def show_card(state, j):
-    """Fill in what policies read of the card through which instance j receives KV, modified in place."""
+def show_card(state, view, j):
+    """Fill in what policies read of the card through which instance j receives KV, view modified in place."""
     net = state.wires.net[0]
-    view = state.views[j]
     card = state.wires.links[state.wires.ways[j, NIC_IN + state.wires.kinds[HANDOFF_KIND].network]]
     if net.signal_ps > 0:
         view.link_flows = card.seen_flows
@@ -169,8 +168,9 @@ def show(state, i, r):
     size_bytes = state.requests[r].prompt_tokens * net.kv_token_bytes
     seen = net.signal_ps > 0
     for j in range(cluster.first_decode, cluster.num_instances):
-        show_card(state, j)
-        state.views[j].transfer_s = quote_ps(state, i, j, size_bytes, HANDOFF_KIND, seen) * 1e-12
+        view = state.decode_views[j - cluster.first_decode]
+        show_card(state, view, j)
+        view.transfer_s = quote_ps(state, i, j, size_bytes, HANDOFF_KIND, seen) * 1e-12
 
 
 @kernel
@@ -209,8 +209,8 @@ def operate_fabric(state, operation, a, b, size_bytes, kind, what):
             show(state, a, b)
         else:
             for i in range(state.cluster[0].num_prefill):
-                show_card(state, i)
-                state.views[i].transfer_s = 0.0
+                show_card(state, state.prefill_views[i], i)
+                state.prefill_views[i].transfer_s = 0.0
     elif operation == OP_END:
         return end_of(state, a)
     elif operation == OP_MOVED:

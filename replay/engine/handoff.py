@@ -10,7 +10,7 @@ from replay.engine.kvcache import release_path, row_of
 from replay.engine.links import change_link, send, transfer_ps
 from replay.engine.notes import note
 from replay.engine.phases import change_count, cut, settle
-from replay.engine.preemption import push_waiting, release_blocks
+from replay.engine.preemption import end_spell, push_waiting, release_blocks
 from replay.engine.queues import pop_link
 from replay.engine.schema import (
     DECODE,
@@ -21,8 +21,10 @@ from replay.engine.schema import (
     LOG_ENQUEUE,
     LOG_FAIL,
     LOG_HANDOFF,
+    LOG_REJECT,
     NEVER_PS,
     NONE,
+    REJECTED,
 )
 from replay.engine.traffic import choose_target, send_part
 from replay.engine.tree import set_event
@@ -125,20 +127,23 @@ def hand_over_fabric(state, policies, i, r):
 
 @kernel
 def handoff(state, policies, i, r):
-    """Send request r, prefilled on instance i, to a decode instance. Modified in place. faults: BAD_DECODE."""
+    """Send request r, prefilled on instance i, to a decode instance unless that is i. In place. faults: BAD_DECODE."""
     cluster = state.cluster[0]
     job = state.jobs[r]
     request = state.requests[r]
     chosen_before = cluster.fabric and job.decode_instance >= 0
     able = state.wires.transits[r].able != 0 if chosen_before else choose_target(state, policies, i, r)
-    if cluster.fault != 0:
+    if cluster.fault != 0 or able and job.decode_instance == i:
         return
     change_count(state, i)
     state.views[i].running -= 1
+    if cluster.spelled:
+        end_spell(state, r)
     if not able:
-        note(state, LOG_FAIL, r, job.decode_instance, 0)
+        refused = job.decode_instance < 0
+        note(state, LOG_REJECT if refused else LOG_FAIL, r, job.decode_instance, 0)
         release_blocks(state, policies, i, r)
-        end_unserved(state, r, FAILED)
+        end_unserved(state, r, REJECTED if refused else FAILED)
         return
     job.stage = HANDOFF
     if cluster.fabric:

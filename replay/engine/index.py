@@ -68,7 +68,7 @@ def believe(state, r):
                 blocks = nodes[node].start_blocks + there
             node = nodes[node].parent
         prompt = state.requests[r].prompt_tokens
-        state.views[i].hit_tokens = usable_tokens(state, blocks, prompt, state.views[i].block_tokens)
+        state.prefill_views[i].hit_tokens = usable_tokens(state, blocks, prompt, state.views[i].block_tokens)
 
 
 @kernel

@@ -1,5 +1,6 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
+from replay.engine.accounts import charge_output, note_output
 from replay.engine.ahead import bring_arrivals
 from replay.engine.batching import schedule
 from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
@@ -7,6 +8,7 @@ from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.notes import fault, note
+from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop, push
@@ -44,6 +46,8 @@ def finish(state, policies, i, r):
     release_blocks(state, policies, i, r)
     change_count(state, i)
     state.views[i].running -= 1
+    if cluster.fair:
+        note_output(state, r)
     job.stage = GONE
     job.status = FINISHED
     job.finish_ps = cluster.now_ps
@@ -104,6 +108,8 @@ def complete_prefill(state, policies, i, r):
             state.policies.tiers(address_of(state), OP_PUBLISHED, r, i)
     request.generated_tokens += 1
     state.instances[i].tokens_out += 1
+    if cluster.fair:
+        charge_output(state, i, r, 1)
     if job.first_token_ps < 0:
         job.first_token_ps = now_ps
         note(state, LOG_TOKEN, r, i, 1)
@@ -117,9 +123,10 @@ def complete_prefill(state, policies, i, r):
     if request.generated_tokens == job.output_tokens:
         finish(state, policies, i, r)
         return 1
-    if view.role == PREFILL:
+    if view.role == PREFILL or cluster.pooled and job.decode_instance < 0:
         handoff(state, policies, i, r)
-        return 1
+        if job.decode_instance != i or job.stage == GONE:
+            return 1
     job.stage = DECODING
     join_decode(state, i, r)
     return 0
@@ -242,6 +249,8 @@ def advance(state, policies, max_events):
         if time_ps < cluster.now_ps:
             fault(state, BROKEN_LAW, leaf, cluster.now_ps - time_ps)
             return FAULT
+        if cluster.signals and time_ps >= cluster.signal_ps:
+            take_signals(state, time_ps)
         if time_ps > cluster.now_ps:
             cluster.now_ps = time_ps
             cluster.passed = -1

@@ -7,15 +7,17 @@ import numpy as np
 
 from replay.engine import schema
 from replay.engine.adapters import tunables
+from replay.engine.asking_rows import CHANGING, asking_of, count_waiting, note_questions
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
 from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
 from replay.engine.state import in_lines
 from replay.engine.tree import empty_tree
 from replay.engine.wires import copy_wires, no_wires, wires_of
+from replay.errors import PolicyError
 from replay.hardware import nominal
 from replay.hardware.units import fs, ps
-from replay.policy import Chosen
+from replay.policy import MAX_TUNABLES, Chosen
 from traces.jit import INTERPRETED
 from traces.trie import Trie
 from traces.trie_kernels import depths
@@ -29,7 +31,8 @@ LOG_CAPACITY = 1 << 16
 EVICT_READS = frozenset({"first_used_ps", "score", "tier", "examined", "clock", "total_blocks", "inserted_blocks",
                          "evicted_blocks", "next_use", "group_share", "group_reuse_s", "uses_since"})
 LINK_SIGNALS = frozenset({"transfer_s", "link_flows", "link_utilisation"})
-BLOCK_COUNTS = frozenset({"free_blocks", "cached_blocks", "now_ps"})
+COUNTS = frozenset({"free_blocks", "cached_blocks", "kv_tokens", "in_flight"})
+PACE = frozenset({"kv_tokens", "least_itl_s", "slack_s"})
 
 
 def state_of(
@@ -51,13 +54,16 @@ def state_of(
     leaves = 1
     while leaves < 2 * num_instances + (2 if cluster.fabric is not None else tiered):
         leaves *= 2
+    row = _cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode))
+    asking = asking_of(trace, slo, row, views[:num_instances], options["trie"])
+    shown = asking.told if row["signals"][0] else views
     state = State(
-        cluster=_cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode)),
+        cluster=row,
         requests=requests,
         jobs=jobs,
         views=views,
-        prefill_views=views[:num_prefill],
-        decode_views=views[first_decode:num_instances],
+        prefill_views=shown[:num_prefill],
+        decode_views=shown[first_decode:num_instances],
         instances=instances,
         batch=np.zeros((num_instances, 4, widest), np.int64),
         growth=np.zeros((num_instances, cluster.block_tokens), np.int32),
@@ -66,12 +72,13 @@ def state_of(
         histogram=np.zeros((num_tiers, schema.BINS), np.int64),
         gaps=np.zeros(_gaps(jobs) if options["gaps"] else 1, np.int64),
         gap_first=_gap_first(jobs) if options["gaps"] else np.zeros(1, np.int64),
-        tunables=tunables(dict(chosen)),
+        tunables=tunables(dict(chosen), len(asking.shares) - 1),
         log=np.zeros(LOG_CAPACITY if options["events"] else 1, schema.EVENT),
         cache=_cache(options["trie"], cluster, instances, views, num_prefill, _foresight(trace, chosen, options)),
         cost=cost,
         hierarchy=no_hierarchy(),
         wires=no_wires(),
+        asking=asking,
         policies=None,
     )
     if tiered:
@@ -115,9 +122,11 @@ def copy(state: State) -> State:
     cache = state.cache._replace(slots=slots, **{name: getattr(state.cache, name).copy() for name in own})
     hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
     wires = copy_wires(state.wires)
+    asking = state.asking._replace(**{name: getattr(state.asking, name).copy() for name in CHANGING})
+    shown = asking.told if state.cluster["signals"][0] else views
     num_instances = int(state.cluster["num_instances"][0])
-    return state._replace(**changed, views=views, prefill_views=views[:num_prefill], hierarchy=hierarchy, wires=wires,
-                          decode_views=views[num_instances - num_decode : num_instances], cache=cache)
+    return state._replace(**changed, views=views, prefill_views=shown[:num_prefill], hierarchy=hierarchy, wires=wires,
+                          decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking)
 
 
 def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
@@ -130,6 +139,8 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
+    row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
+    row["pooled"] = cluster.mixed_pool
     row["plain_lookup"] = 1
     row["common_store"] = NONE
     if cluster.kv is not None:
@@ -143,8 +154,9 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     """Note which of the costly signals the chosen policies read: the engine keeps only these exact at every moment."""
     arrival = chosen["admit"].policy.reads | chosen["route"].policy.reads
     row["reads_hits"] = "hit_tokens" in arrival
-    row["reads_blocks"] = bool(arrival & {"free_blocks", "cached_blocks"})
-    row["decode_reads_blocks"] = bool(chosen["decode"].policy.reads & {"free_blocks", "cached_blocks"})
+    row["reads_blocks"] = bool(arrival & COUNTS)
+    row["admit_reads_decodes"] = "decodes" in chosen["admit"].policy.extras
+    row["decode_reads_blocks"] = bool(chosen["decode"].policy.reads & COUNTS)
     evict, write = chosen["evict"].policy, chosen["write"].policy
     row["evict_reads"] = bool(evict.reads & EVICT_READS)
     row["second_look"] = "examined" in evict.reads
@@ -157,7 +169,10 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     row["exact_evictions"] = row["spills"] | row["lagged"] | row["second_look"] | row["foresees"]
     batch = chosen["batch"].policy
     # now_ps is an argument, so it is a local name: a batch policy that uses it sees each iteration
-    row["batch_reads_blocks"] = bool(batch.reads & BLOCK_COUNTS) or _uses_now(batch.function)
+    restless = "memory" in batch.extras or _uses_now(batch.function)
+    row["batch_reads_blocks"] = bool(batch.reads & (COUNTS | PACE)) or restless
+    row["batch_reads_pace"] = bool(batch.reads & PACE)
+    note_questions(row, chosen)
 
 
 def _reads_links(chosen: Mapping[str, Chosen]) -> dict[str, bool]:
@@ -167,12 +182,36 @@ def _reads_links(chosen: Mapping[str, Chosen]) -> dict[str, bool]:
             "route_reads_links": bool(arrival & LINK_SIGNALS)}  # fmt: skip
 
 
-def set_policies(state: State, chosen: Mapping[str, Chosen]) -> None:
-    """Change the policies of a state, modified in place; requests that wait keep the keys they have."""
+def with_policies(
+    state: State, chosen: Mapping[str, Chosen], trace: "Trace", slo: "Slo", trie: Trie
+) -> State:
+    """Return a state under other policies, its arrays modified in place; requests that wait keep the keys they have.
+
+    What nobody read before is kept from now on: spells begin now, and tenants have had nothing.
+    raises : PolicyError for an oracle of the cache, which has to count from the beginning
+    """
+    foresaw = bool(state.cluster["foresees"][0])
+    before = {name: bool(state.cluster[name][0]) for name in ("spelled", "fair", "reads_prefix_keys")}
     _reads(state.cluster, chosen)
+    if state.cluster["foresees"][0] and not foresaw:
+        raise PolicyError("an evict policy that knows the next use of a prefix must be there from the beginning, but "
+                          "was chosen for a fork. Choose it for the session.")
     for name, reads in _reads_links(chosen).items():
         state.wires.net[name] = reads
-    state.tunables[:] = tunables(dict(chosen))
+    table = tunables(dict(chosen), len(state.asking.shares) - 1)
+    kept = min(table.shape[1], state.tunables.shape[1])
+    table[:, MAX_TUNABLES:kept] = state.tunables[:, MAX_TUNABLES:kept]
+    asking = asking_of(trace, slo, state.cluster, state.views[: int(state.cluster["num_instances"][0])], trie)
+    same = [name for name, there in before.items() if there]
+    kept_names = {"spelled": ("spells",), "fair": ("accounts", "ledgers"), "reads_prefix_keys": ("prefix_keys",)}
+    asking = asking._replace(told=state.asking.told, **{
+        array: getattr(state.asking, array) for name in same for array in kept_names[name]})
+    if "spelled" not in same:
+        asking.spells["since_ps"] = state.cluster["now_ps"][0]
+    if "fair" not in same and state.cluster["fair"][0]:
+        count_waiting(state, asking)
+    state = state._replace(tunables=table, asking=asking)
+    return _records(state) if INTERPRETED else state
 
 
 def _uses_now(function: Any) -> bool:
@@ -220,6 +259,7 @@ def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray
 
 def _view(view: np.ndarray, instance: Any) -> None:
     view["role"] = schema.ROLES.index(instance.role)
+    view["home"] = schema.ROLES.index(instance.home or instance.role)
     for name in ("max_batch", "token_budget", "block_tokens"):
         view[name] = getattr(instance, name)
     view["total_blocks"] = view["free_blocks"] = instance.kv_blocks

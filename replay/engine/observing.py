@@ -1,13 +1,91 @@
 """What policies are told as a request comes: hits and blocks of the instances."""
 
+import math
+
 from replay.engine.eviction_queue import first_queued
 from replay.engine.fabric_schema import OP_SHOW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import hit_tokens, resident_blocks, usable_tokens
 from replay.engine.phases import settle
-from replay.engine.schema import NONE
+from replay.engine.schema import FINISH_AT, NONE, RUNNING
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_BELIEVE
+
+
+@kernel
+def show_counts(state, i):
+    """Bring the counts of instance i that policies read, blocks and contexts, up to date, in place."""
+    settle(state, i)
+    view = state.views[i]
+    view.in_flight = view.waiting + view.running
+    view.kv_tokens = state.instances[i].kv_tokens
+
+
+@kernel
+def show_pace(state, i):
+    """Fill in what a batch policy reads of the pace of the decoding requests on instance i, in place. O(batch).
+
+    A request's token k is due at its arrival + TTFT target + k * ITL target (TPOT target where that is less).
+    """
+    view = state.views[i]
+    view.kv_tokens = state.instances[i].kv_tokens
+    view.least_itl_s = math.inf
+    view.slack_s = math.inf
+    for tier in range(state.tiers.shape[1]):
+        if state.tiers[i, tier] > 0:
+            view.least_itl_s = min(view.least_itl_s, state.asking.targets[tier].itl_s)
+    for slot in range(view.decoding):
+        r = state.batch[i, RUNNING, slot]
+        request = state.requests[r]
+        target = state.asking.targets[request.tier]
+        generated = state.jobs[r].output_tokens - (state.batch[i, FINISH_AT, slot] - state.instances[i].iteration)
+        pace_s = min(target.itl_s, target.tpot_s)
+        due_s = target.ttft_s + generated * pace_s
+        view.slack_s = min(view.slack_s, due_s - (state.cluster[0].now_ps - request.arrival_ps) * 1e-12)
+
+
+@kernel
+def tell_own(state):
+    """Bring up to date what routers count themselves, where all else that they are told is old, in place."""
+    for i in range(state.cluster[0].num_instances):
+        state.asking.told[i].sent = state.views[i].sent
+        state.asking.told[i].in_flight = state.views[i].waiting + state.views[i].running
+
+
+@inlined
+def copy_view(state, i):
+    """Copy what instance i reports into what routers are told, in place; hits and links are told elsewhere."""
+    told = state.asking.told[i]
+    view = state.views[i]
+    told.waiting = view.waiting
+    told.running = view.running
+    told.decoding = view.decoding
+    told.free_blocks = view.free_blocks
+    told.cached_blocks = view.cached_blocks
+    told.queued_tokens = view.queued_tokens
+    told.waiting_tokens = view.waiting_tokens
+    told.kv_tokens = view.kv_tokens
+
+
+@kernel
+def take_signals(state, time_ps):
+    """Take what instances report at the last tick up to time_ps, before which nothing else happens, in place.
+
+    source : engines publish their metrics at intervals; llm-d scrapes every 50 ms, vLLM's router every 100 ms
+    """
+    cluster = state.cluster[0]
+    tick_ps = time_ps - time_ps % cluster.signal_lag_ps
+    before_ps = cluster.now_ps
+    passed = cluster.passed
+    if tick_ps > before_ps:
+        cluster.now_ps = tick_ps
+        cluster.passed = NONE
+    for i in range(cluster.num_instances):
+        show_counts(state, i)
+        copy_view(state, i)
+    cluster.now_ps = before_ps
+    cluster.passed = passed
+    cluster.signal_ps = tick_ps + cluster.signal_lag_ps
 
 
 @kernel
@@ -17,9 +95,11 @@ def observe(state, r):
     count = cluster.num_prefill
     if cluster.fabric and state.wires.net[0].route_reads_links:
         state.policies.fabric(address_of(state), OP_SHOW, NONE, r, 0, 0, 0)
-    if cluster.reads_blocks:
-        for i in range(count):
-            settle(state, i)
+    if cluster.signals:
+        tell_own(state)
+    elif cluster.reads_blocks:
+        for i in range(cluster.num_instances if cluster.admit_reads_decodes else count):
+            show_counts(state, i)
     if not cluster.reads_hits:
         return
     if not cluster.plain_lookup or cluster.lagged or cluster.routed:

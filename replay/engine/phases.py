@@ -6,6 +6,7 @@ moves the start of the phase forward; the rest of the phase is unchanged: settli
 
 import numpy as np
 
+from replay.engine.accounts import charge_decodes
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import take_private
 from replay.engine.schema import (
@@ -170,6 +171,8 @@ def settle_iterations(state, i, count):
         instance.residue = residue if residue < block_tokens else residue % block_tokens
         instance.kv_tokens += np.int64(view.decoding) * count
         instance.tokens_out += np.int64(view.decoding) * count
+        if state.cluster[0].fair:
+            charge_decodes(state, i, count)
         instance.last_decode_ps = instance.start_ps + elapsed_ps
     instance.start_ps += elapsed_ps
     instance.busy_ps += elapsed_ps

@@ -1,5 +1,6 @@
 """What a request may load from stores: the parts of its path by tier, when they would arrive, and what is worth it."""
 
+from replay.engine.asking import as_seen
 from replay.engine.compaction import serve, serve_times
 from replay.engine.disk import plan_read
 from replay.engine.jit import inlined, kernel
@@ -194,7 +195,7 @@ def plan(state, r, i):
         return False, 0.0
     make_offer(state, r, i)
     state.views[i].hit_tokens = state.hierarchy.offer[0].hbm_tokens
-    request = state.requests[r]
+    request = as_seen(state.requests[r])
     offer = state.hierarchy.offer[0]
     tier, wait_s = state.policies.fetch(request, state.views[i], offer, cluster.now_ps, state.tunables)
     if not wait_s >= 0.0:

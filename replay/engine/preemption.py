@@ -3,43 +3,33 @@
 import math
 
 from replay.engine.eviction_queue import link, unlink
-from replay.engine.jit import kernel
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     free_private,
     release_path,
     row_of,
 )
-from replay.engine.notes import fault, note
+from replay.engine.notes import note
 from replay.engine.phases import change_count, growth_now, leave_decode
 from replay.engine.queues import push, remove_prefill
 from replay.engine.schema import (
-    BAD_ORDER,
     DECODING,
     LOG_PREEMPT,
     NONE,
     RUNNING,
     WAITING,
 )
-
-
-@kernel
-def give_key(state, policies, r):
-    """Ask the order policy for the key and margin of request r, modified in place."""
-    job = state.jobs[r]
-    key, margin = policies.order(state.requests[r], state.cluster[0].now_ps, state.tunables)
-    if key != key or margin != margin:
-        fault(state, BAD_ORDER, r, 0)
-        key, margin = 0.0, math.inf
-    job.key = key
-    job.margin = margin
+from replay.engine.waiting import give_key, join_waiting
 
 
 @kernel
 def push_waiting(state, policies, i, r):
     """Put request r into the queue of instance i under a new key, modified in place."""
-    give_key(state, policies, r)
     state.jobs[r].stage = WAITING
     state.jobs[r].instance = i
+    if state.cluster[0].fair:
+        join_waiting(state, i, r)
+    give_key(state, policies, i, r)
     state.instances[i].queue = push(state.jobs, state.instances[i].queue, r)
     if state.cluster[0].lookahead and state.jobs[r].prefill_left > 0:
         spare(state, i, r, 1)
@@ -99,6 +89,14 @@ def release_blocks(state, policies, i, r):
     job.pinned_blocks = 0
 
 
+@inlined
+def end_spell(state, r):
+    """Note that request r runs no more as of now, modified in place."""
+    spell = state.asking.spells[r]
+    spell.served_ps += state.cluster[0].now_ps - spell.since_ps
+    spell.since_ps = state.cluster[0].now_ps
+
+
 @kernel
 def preempt(state, policies, i, r):
     """Send running request r of instance i back to its queue without its KV, modified in place.
@@ -126,6 +124,8 @@ def preempt(state, policies, i, r):
     job.preemptions += 1
     if state.cluster[0].fabric:
         state.wires.transits[r].under_way = 0
+    if state.cluster[0].spelled:
+        end_spell(state, r)
     note(state, LOG_PREEMPT, r, i, request.generated_tokens)
     push_waiting(state, policies, i, r)
 

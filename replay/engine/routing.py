@@ -1,5 +1,7 @@
 """Requests on their way to an instance: arrival, routing, the cluster queue, dispatch, loads that end."""
 
+from replay.engine.accounts import leave_waiting
+from replay.engine.asking import shown
 from replay.engine.fabric_schema import (
     ARRIVED,
     EXCHANGED,
@@ -15,9 +17,9 @@ from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
 from replay.engine.phases import blocks_for, change_count, cut, settle
-from replay.engine.preemption import give_key
 from replay.engine.queues import pop, push
 from replay.engine.schema import (
+    ADMIT,
     BAD_ROUTE,
     BAD_SOURCE,
     FAILED,
@@ -30,6 +32,7 @@ from replay.engine.schema import (
     NONE,
     PREFILL,
     REJECTED,
+    ROUTE,
 )
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
@@ -52,6 +55,7 @@ from replay.engine.tier_schema import (
     SAMPLE_ALL,
 )
 from replay.engine.traffic import exchange_came, load_came
+from replay.engine.waiting import give_key, join_waiting, rekey_held
 
 HOLD = -1
 
@@ -69,7 +73,8 @@ def change_held(state, step):
 def try_route(state, policies, r):
     """Route request r and dispatch it; returns False if the router holds it. faults: BAD_ROUTE, BAD_SOURCE."""
     count = state.cluster[0].num_prefill
-    i, source = policies.route(state.requests[r], state.prefill_views, state.cluster[0].now_ps, state.tunables)
+    request = shown(state, ROUTE, r, NONE)
+    i, source = policies.route(request, state.prefill_views, state.cluster[0].now_ps, state.tunables)
     if i == HOLD:
         return False
     if i < 0 or i >= count:
@@ -87,7 +92,7 @@ def looks(state):
     """Whether admit or route read what must be brought up to date for them."""
     cluster = state.cluster[0]
     links = cluster.fabric and state.wires.net[0].route_reads_links
-    return cluster.reads_hits or cluster.reads_blocks or links
+    return cluster.reads_hits or cluster.reads_blocks or cluster.signals or links
 
 
 @inlined
@@ -98,6 +103,8 @@ def arrive(state, policies, r):
     state.jobs[r].think_ps = 0
     request.sequence = cluster.arrived
     cluster.arrived += 1
+    if cluster.spelled:
+        state.asking.spells[r].since_ps = cluster.now_ps
     note(state, LOG_ARRIVE, r, NONE, 0)
     if cluster.num_shards > 0:
         state.policies.tiers(address_of(state), OP_LOOK_UP, r, 0)
@@ -109,10 +116,10 @@ def arrive(state, policies, r):
 def consider(state, policies, r):
     """Handle request r once its prefix is looked up: admission, then routing or the cluster queue, in place."""
     cluster = state.cluster[0]
-    request = state.requests[r]
     if looks(state):
         observe(state, r)
-    if not policies.admit(request, state.prefill_views, cluster.now_ps, state.tunables):
+    request = shown(state, ADMIT, r, NONE)
+    if not policies.admit(request, state.prefill_views, state.decode_views, cluster.now_ps, state.tunables):
         note(state, LOG_REJECT, r, NONE, 0)
         end_unserved(state, r, REJECTED)
         return
@@ -120,8 +127,10 @@ def consider(state, policies, r):
         return
     note(state, LOG_HOLD, r, NONE, 0)
     waits = cluster.held >= 0
-    give_key(state, policies, r)
     state.jobs[r].stage = HELD
+    if cluster.fair:
+        join_waiting(state, cluster.num_instances, r)
+    give_key(state, policies, NONE, r)
     cluster.held = push(state.jobs, cluster.held, r)
     change_held(state, 1)
     if waits:
@@ -132,7 +141,11 @@ def consider(state, policies, r):
 def drain(state, policies):
     """Route requests of the cluster queue in order until the router holds one. Modified in place."""
     cluster = state.cluster[0]
+    fresh = cluster.rekeys != 0
     while cluster.held >= 0 and cluster.fault == 0:
+        if fresh:
+            rekey_held(state, policies)
+        fresh = cluster.fair != 0
         r = cluster.held
         if looks(state):
             observe(state, r)
@@ -144,6 +157,8 @@ def drain(state, policies):
             cluster.held = push(state.jobs, after, r)
             change_held(state, 1)
             return
+        if cluster.fair:
+            leave_waiting(state, cluster.num_instances, r)
 
 
 @inlined
@@ -204,7 +219,8 @@ def dispatch(state, policies, r, i, source):
     view = state.views[i]
     request = state.requests[r]
     job = state.jobs[r]
-    last = request.prompt_tokens if view.role == PREFILL else request.prompt_tokens + job.output_tokens - 1
+    leaves = view.role == PREFILL or state.cluster[0].pooled
+    last = request.prompt_tokens if leaves else request.prompt_tokens + job.output_tokens - 1
     if blocks_for(last, view.block_tokens) > view.total_blocks:
         note(state, LOG_FAIL, r, i, 0)
         end_unserved(state, r, FAILED)
@@ -224,7 +240,7 @@ def dispatch(state, policies, r, i, source):
         fetched = fetch(state, r, i, source)
     saved = 0
     if state.cluster[0].reads_hits:
-        saved = state.views[source if fetched else i].hit_tokens
+        saved = state.prefill_views[source if fetched else i].hit_tokens
     job.charged_tokens = request.prompt_tokens - saved
     view.queued_tokens += job.charged_tokens
     if state.cluster[0].routed:

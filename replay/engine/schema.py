@@ -1,8 +1,9 @@
 """Row types of the kernel's state: the one place where a field, its type and its unit are said.
 
 Times are int64 picoseconds (`_ps`), -1 where an event has not happened. Indices are -1 for none.
-A policy receives REQUEST, VIEW, PREFIX and OFFER rows only; what it must not know (the true output length) is in JOB.
-The rows of the KV hierarchy are in `replay.engine.tier_schema`, those of the fabric in `replay.engine.fabric_schema`.
+A policy receives SEEN, VIEW, PREFIX and OFFER rows only; what it must not know (the true output length) is in JOB.
+The rows of requests are in `request_schema`, those of the KV hierarchy in `tier_schema`, those of the fabric in
+`fabric_schema`, all in `replay.engine`.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from replay.engine.fabric_schema import Wires
+from replay.engine.request_schema import REQUEST as REQUEST
+from replay.engine.request_schema import Asking
 from replay.engine.tier_schema import Hierarchy
 
 NONE = -1
@@ -41,22 +44,6 @@ KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "ha
          "fetch")
 (LOG_ARRIVE, LOG_REJECT, LOG_HOLD, LOG_ENQUEUE, LOG_ADMIT, LOG_PREEMPT, LOG_TOKEN, LOG_HANDOFF, LOG_DELIVER, LOG_FINISH,
  LOG_FAIL, LOG_FETCH) = range(12)
-
-# what a policy may know of a request
-REQUEST = np.dtype([
-    ("id", "i8"),                # row in the trace
-    ("arrival_ps", "i8"),
-    ("random_key", "u8"),        # hash of (seed, id): give it to draws.uniform
-    ("sequence", "i4"),          # how many requests arrived before it
-    ("prompt_tokens", "i4"),
-    ("generated_tokens", "i4"),  # exact when the request is not running; at admission to the batch otherwise
-    ("predicted_tokens", "i4"),  # predicted output tokens, -1 without a predictor
-    ("tier", "i4"),              # 0 is the most urgent
-    ("tenant", "i4"),
-    ("session", "i4"),
-    ("kind", "i4"),
-    ("turn", "i4"),              # turns before it in its session, 0 for the first or where sessions are not known
-], align=True)
 
 # what only the engine knows of a request, and what it records
 JOB = np.dtype([
@@ -98,6 +85,11 @@ VIEW = np.dtype([
     # with a fabric: time until the KV of the request at hand would be there (decode only); of the card that receives
     # KV the flows on it, and which share of its bandwidth was used
     ("transfer_s", "f8"), ("link_flows", "i8"), ("link_utilisation", "f8"),
+    ("in_flight", "i4"),           # requests sent there that have not left it; exact even where other signals are old
+    ("home", "i4"),                # of a mixed pool: role to which it returns; else its role
+    ("kv_tokens", "i8"),           # context of the decoding requests, if read
+    ("least_itl_s", "f8"),         # least ITL target among the decoding requests, inf for none, if read (batch only)
+    ("slack_s", "f8"),             # time until the first of them is due its next token, inf for none (batch only)
 ], align=True)
 
 # what only the engine knows of an instance
@@ -222,6 +214,13 @@ CLUSTER = np.dtype([
     ("timers", "i8"), ("timer_sequence", "i8"), ("timer_now", "i8"), ("spilled", "i8"), ("spills_lost", "i8"),
     ("changes_begin", "i8"), ("changes_end", "i8"), ("gc_nodes", "i8"),
     ("sample_ps", "i8"), ("samples", "i8"),
+    ("asks", "i4"),                         # bit s: the policy of slot s reads more of a request than REQUEST has
+    ("rekeys", "i1"),                       # the order policy is asked anew whenever a batch is formed
+    ("fair", "i1"), ("promises", "i1"),     # somebody reads tenant_service or tenant_expected; the latter
+    ("spelled", "i1"), ("reads_prefill", "i1"), ("reads_truth", "i1"), ("reads_prefix_keys", "i1"),
+    ("batch_reads_pace", "i1"), ("admit_reads_decodes", "i1"), ("signals", "i1"), ("pooled", "i1"),
+    ("input_weight", "f8"), ("output_weight", "f8"),  # of a token in tenant_service
+    ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
 ], align=True)
 
 # what a fetch policy may know of a load
@@ -296,10 +295,11 @@ class State(NamedTuple):
     histogram: np.ndarray  # int64 (num_tiers, BINS): gaps between tokens
     gaps: np.ndarray  # int64 (all output tokens,): every gap of every request, where asked for; else one element
     gap_first: np.ndarray  # int64 (num_requests,): where the gaps of a request begin
-    tunables: np.ndarray  # float64 (slots, MAX_TUNABLES), read only
+    tunables: np.ndarray  # float64 (slots, MAX_TUNABLES + memory): tunables, read only, then what a policy remembers
     log: np.ndarray  # EVENT (capacity,)
     cache: Cache
     cost: Cost
     hierarchy: Hierarchy
     wires: Wires
+    asking: Asking
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import fabric_schema, schema, tier_schema
+from replay.engine import fabric_schema, request_schema, schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -51,14 +51,17 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "order": (np.dtype("i4"), 1), "crowded": (np.dtype("i4"), 1), "crowd": (np.dtype("i4"), 1),
     "generators": (fabric_schema.GENERATOR, 1), "transits": (fabric_schema.TRANSIT, 1),
     "series": (np.dtype("i8"), 2),
+    "seen": (request_schema.SEEN, 1), "targets": (request_schema.TARGET, 1), "spells": (request_schema.SPELL, 1),
+    "accounts": (request_schema.ACCOUNT, 2), "ledgers": (request_schema.LEDGER, 1), "shares": (np.dtype("f8"), 1),
+    "prefix_keys": (np.dtype("u8"), 2), "told": (schema.VIEW, 1),
 }
-GROUPS = ("cache", "cost", "hierarchy", "wires")  # in compiled code these are the state itself
+GROUPS = ("cache", "cost", "hierarchy", "wires", "asking")  # in compiled code these are the state itself
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
     flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
-            **state.wires._asdict()}
+            **state.wires._asdict(), **state.asking._asdict()}
     return [flat[name] for name in ARRAYS]
 
 

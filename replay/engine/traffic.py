@@ -1,30 +1,44 @@
 """What instances send over a fabric: handoffs as a whole or in parts, exchanges within a group, and waiting for KV."""
 
+from replay.engine.asking import shown
 from replay.engine.fabric_schema import EXCHANGE, HANDOFF_KIND, LAYERWISE, OP_BEGIN, OP_SHOW, WHOLE
 from replay.engine.jit import inlined, kernel
 from replay.engine.notes import fault
-from replay.engine.phases import blocks_for, change_count, settle
-from replay.engine.schema import BAD_DECODE, NEVER_PS, PREFILL
+from replay.engine.observing import show_counts, tell_own
+from replay.engine.phases import blocks_for, change_count
+from replay.engine.schema import BAD_DECODE, DECODE_ROUTE, NEVER_PS, PREFILL
 from replay.engine.state import address_of
 from replay.engine.tree import set_event
+
+REFUSE = -1
 
 
 @kernel
 def choose_target(state, policies, i, r):
     """Choose the decode instance of request r, prefilled on instance i; returns whether it can hold r. In place.
 
+    The policy may refuse r, whose decode instance stays -1.
     faults : BAD_DECODE
     """
     cluster = state.cluster[0]
     job = state.jobs[r]
     request = state.requests[r]
     count = cluster.num_instances - cluster.first_decode
-    if cluster.decode_reads_blocks:
+    if cluster.signals:
+        tell_own(state)
+    elif cluster.decode_reads_blocks:
         for k in range(cluster.first_decode, cluster.num_instances):
-            settle(state, k)
+            show_counts(state, k)
     if cluster.fabric and state.wires.net[0].reads_links:
         state.policies.fabric(address_of(state), OP_SHOW, i, r, 0, 0, 0)
-    chosen, _ = policies.decode(request, state.decode_views, cluster.now_ps, state.tunables)
+    seen = shown(state, DECODE_ROUTE, r, i)
+    if cluster.pooled:
+        state.views[i].running -= 1  # r itself, which counts nowhere while it has no place
+    chosen, _ = policies.decode(seen, state.decode_views, cluster.now_ps, state.tunables)
+    if cluster.pooled:
+        state.views[i].running += 1
+    if chosen == REFUSE:
+        return False
     if chosen < 0 or chosen >= count:
         fault(state, BAD_DECODE, r, chosen)
         return False
@@ -33,6 +47,8 @@ def choose_target(state, policies, i, r):
     job.decode_instance = j
     if blocks_for(request.prompt_tokens + job.output_tokens - 1, view.block_tokens) > view.total_blocks:
         return False
+    if j == i:
+        return True
     change_count(state, j)
     view.waiting += 1
     view.sent += 1

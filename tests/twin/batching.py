@@ -58,8 +58,8 @@ def preempt(twin: Twin, server: Server, request: Request | None) -> None:
     server.waiting_tokens += request.context
     server.queued_tokens += request.context - request.charged
     request.charged = request.context
-    twin.rank(request)
-    server.queue.append(request)
+    twin.desk.stopped(request)
+    twin.wait(request, server)
 
 
 def admit_waiting(twin: Twin, server: Server, tokens: int, whole: bool, pressed: bool) -> bool:
@@ -136,6 +136,9 @@ def admit(twin: Twin, server: Server, request: Request) -> None:
     if request.scheduled_ps < 0:
         request.scheduled_ps = twin.now
         request.hit_tokens = hit
+    twin.desk.admitted(request, server, request.prefill_left > 0)
+    for other in server.queue if twin.fair else []:
+        twin.rank(other, server)
 
 
 def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
@@ -178,7 +181,7 @@ def end_iteration_tokens(twin: Twin, server: Server) -> bool:
     """Hand out the tokens of the iteration that ends now; True if a request left the batch."""
     ran, server.decodes_run = server.decodes_run, []
     for request in ran:
-        twin.token(request)
+        twin.token(request, server)
     done = sorted((request for request in ran if request.generated == request.output_tokens), key=lambda r: r.row)
     for request in done:
         server.decoding.remove(request)
@@ -203,13 +206,14 @@ def complete_prefill(twin: Twin, server: Server, request: Request) -> bool:
     """Publish a prompt and give its next token; True if the request leaves the batch."""
     server.prefilling.remove(request)
     publish(twin, server, request)
-    twin.token(request)
+    twin.token(request, server)
     if request.generated == request.output_tokens:
         twin.finish(request, server)
         return True
-    if server.role == "prefill":
+    if server.role == "prefill" or twin.pooled and request.decode_instance < 0:
         hand_off(twin, request, server)
-        return True
+        if request.decode_instance != server.index or not request.able:
+            return True
     request.decode_instance = server.index
     server.decoding.append(request)
     return False

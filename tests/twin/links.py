@@ -44,9 +44,13 @@ def hand_off(twin: Twin, request: Request, server: Server) -> None:
         traffic.hand_off(twin, request, server)
         return
     traffic.choose_target(twin, request, server)
+    if request.able and request.decode_instance == server.index:
+        request.handed_over = True
+        return
+    twin.desk.stopped(request)
     if not request.able:
         twin.release(request, server)
-        twin.end(request, "failed")
+        twin.end(request, "rejected" if request.decode_instance < 0 else "failed")
         return
     request.handed_off = request.handed_over = True
     link = server.link

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from replay.cluster import Cluster
+from replay.engine.request_schema import MOVING, TENANTS
 from replay.policy import HOLD, Chosen
+from replay.slo import Slo
+from tests.twin.asking import Board, Desk
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
 from tests.twin.hierarchy import Hierarchy
 from tests.twin.links import deliver, fetch
@@ -30,16 +33,19 @@ def run(
     seed: int = 0,
     tiers: Sequence[str] = (),
     predictions: Sequence[int] | None = None,
+    slo: Slo | None = None,
 ) -> dict[str, Any]:
     """Replay a trace naively.
 
     policies    : slot -> Chosen, all six slots of instances; `fetch` and `write` load and write everything if absent
     tiers       : tier labels by urgency; empty gives every request tier 0
     predictions : predicted output tokens by row
+    slo         : targets of the tiers, shares of the tenants; None promises nothing
     returns     : the fields of requests.parquet and HIERARCHY_FIELDS in ps, lists in trace order; `gaps` by tier,
                   sorted; `events`; `stores`: name -> list in the order of the stores, empty without `Cluster.kv`
     """
     twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predictions), policies, max(1, len(tiers)))
+    twin.desk = Desk(twin, slo, policies["order"], list(trace.labels("tenant")) if "tenant" in trace else [])
     if cluster.fabric is not None:
         twin.network = Network(cluster.fabric, twin, seed, longest_bytes(trace, cluster))
     while twin.step():
@@ -106,6 +112,13 @@ class Twin:
         self.held: list[Request] = []
         self.gaps: list[list[int]] = [[] for _ in range(num_tiers)]
         self.events = 0
+        self.desk = Desk(self, None, policies["order"], [])
+        self.pooled = cluster.mixed_pool
+        self.board = Board(self.servers, cluster.signal_lag_ps)
+        order = policies["order"].policy
+        self.moves = bool(order.reads & MOVING) or "now_ps" in order.uses
+        self.fair = any(policies[slot].policy.reads & TENANTS for slot in ("admit", "route", "decode", "order"))
+        self.admit_sees_decodes = "decodes" in policies["admit"].policy.extras
         self.hierarchy = Hierarchy(kv, rules, self, cluster.layers) if kv else None
 
     def goes_on(self) -> bool:
@@ -143,6 +156,7 @@ class Twin:
             return False
         time, kind, index = min(events)
         assert time >= self.now, "time ran back"
+        self.board.tick(time)
         self.clock.now = time
         self.events += 1
         if kind == ARRIVAL:
@@ -168,12 +182,16 @@ class Twin:
         request.arrival_ps = self.now
         request.sequence = self.arrived
         self.arrived += 1
+        request.since_ps = self.now
         if self.hierarchy is None or not self.hierarchy.look_up(request):
             self.consider(request)
 
     def consider(self, request: Request) -> None:
         """Reject, hold or dispatch a request."""
-        if not self.policies["admit"](request.seen(), self.views_for(request), self.now):
+        sees_decodes = {"decodes": [self.board.view(server, 0) for server in self.decoders]}
+        decodes = sees_decodes if self.admit_sees_decodes else {}
+        seen = self.desk.seen(request, None, "arrived")
+        if not self.policies["admit"](seen, self.views_for(request), self.now, **decodes):
             self.end(request, "rejected")
         elif self.held:
             self.hold(request)
@@ -183,7 +201,7 @@ class Twin:
 
     def views_for(self, request: Request) -> list:
         """Return the prefill-capable instances as a router sees them."""
-        views = [server.seen(self.believed(request, server)) for server in self.prefillers]
+        views = [self.board.view(server, self.believed(request, server)) for server in self.prefillers]
         for view, server in zip(views, self.prefillers, strict=True):
             if self.network is not None:
                 self.network.show(view, server.index)
@@ -195,37 +213,55 @@ class Twin:
             return server.hit(request)
         return server.usable(self.hierarchy.shards.believed_blocks(request, server), request.prompt_tokens)
 
-    def rank(self, request: Request) -> None:
-        """Ask the order policy where a request stands."""
-        key, margin = self.policies["order"](request.seen(), self.now)
+    def rank(self, request: Request, server: Server | None, stage: str = "waits") -> None:
+        """Ask the order policy where a request stands, on an instance or in the cluster queue."""
+        seen = self.desk.seen(request, server, stage if server is not None else "arrived")
+        key, margin = self.policies["order"](seen, self.now)
         request.key, request.margin = float(key), float(margin)
+
+    def rank_all(self, server: Server) -> None:
+        """Ask anew about every request on an instance."""
+        for request in [*server.decoding, *server.prefilling]:
+            self.rank(request, server, "runs")
+        for request in server.queue:
+            self.rank(request, server)
+
+    def wait(self, request: Request, server: Server | None) -> None:
+        """Give a request its place in a queue."""
+        self.desk.joins(request, server)
+        self.rank(request, server)
+        (self.held if server is None else server.queue).append(request)
 
     def hold(self, request: Request) -> None:
         """Put a request into the cluster queue."""
-        self.rank(request)
-        self.held.append(request)
+        self.wait(request, None)
 
     def drain(self) -> None:
         """Route held requests, best first, until one has to stay."""
+        again = self.moves
         while self.held:
+            for request in self.held if again else []:
+                self.rank(request, None)
+            again = self.fair
             head = min(self.held, key=lambda request: request.place)
             if not self.route(head):
                 return
 
     def route(self, request: Request) -> bool:
         """Ask the router; dispatch the request and return True, or return False on HOLD."""
-        answer = self.policies["route"](request.seen(), self.views_for(request), self.now)
+        answer = self.policies["route"](self.desk.seen(request, None, "arrived"), self.views_for(request), self.now)
         index, source = answer if isinstance(answer, tuple) else (answer, -1)
         if index == HOLD:
             return False
         if request in self.held:
             self.held.remove(request)
+            self.desk.leaves(request, None)
         self.dispatch(request, self.prefillers[index], self.prefillers[source] if source >= 0 else None)
         return True
 
     def dispatch(self, request: Request, server: Server, source: Server | None) -> None:
         """Send a request to an instance, its prefix ahead of it if the router asked for that."""
-        most = request.prompt_tokens + (request.output_tokens - 1 if server.role == "mixed" else 0)
+        most = request.prompt_tokens + (request.output_tokens - 1 if server.role == "mixed" and not self.pooled else 0)
         if ceil_div(most, server.block_tokens) > server.blocks.total_blocks:
             self.end(request, "failed")
             return
@@ -260,8 +296,7 @@ class Twin:
 
     def enqueue(self, request: Request, server: Server) -> None:
         """Put a request into the queue of an instance, which starts if it was idle."""
-        self.rank(request)
-        server.queue.append(request)
+        self.wait(request, server)
         if server.end_ps is None:
             self.schedule(server)
 
@@ -283,8 +318,10 @@ class Twin:
 
     def schedule(self, server: Server) -> bool:
         """Form the next batch of an instance; True if it admitted a request."""
+        if self.moves:
+            self.rank_all(server)
         pressed = make_room(self, server)
-        tokens, decode, whole = self.policies["batch"](server.seen(), self.now)
+        tokens, decode, whole = self.policies["batch"](server.seen(**self.desk.pace(server)), self.now)
         if not pressed:
             preempt_by_order(self, server, int(tokens))
         admitted = admit_waiting(self, server, int(tokens), bool(whole), pressed)
@@ -307,14 +344,16 @@ class Twin:
         take_back(self, request)
         self.release(request, server)
         request.finish_ps = self.now
+        self.desk.accounts[None][request.tenant].outputs.append(request.output_tokens)
         request.status = "finished"
         for turn in self.requests:
             if turn.parent == request.row:
                 self.arrivals.append((self.now + turn.think_ps, turn.row))
 
-    def token(self, request: Request) -> None:
+    def token(self, request: Request, server: Server) -> None:
         """Note a token of a request: its first, or one more gap."""
         request.generated += 1
+        self.desk.got_token(request, server)
         if request.generated == 1:
             request.first_token_ps = self.now
         else:

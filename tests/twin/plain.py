@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Request:
     think_ps: int
     chain: list[Run]
     turn: int
+    prefix_keys: list[int] = field(default_factory=list)
     sequence: int = 0
     key: float = 0.0
     margin: float = 0.0
@@ -72,6 +74,11 @@ class Request:
     handed_over: bool = False  # its prefill is complete
     parts_under_way: int = 0  # transfers of its handoff over a fabric
     cached_tokens: int = 0  # of its admission, still to be sent
+    since_ps: int = 0  # it arrived, last ran, or was admitted
+    waited_ps: int = 0  # before it came to run
+    served_ps: int = 0  # in batches, up to since_ps if it runs
+    promised: int = 0  # output expected of it when it was admitted
+    prompt_charged: bool = False
     lookup_ps: int = 0
     load_ps: int = 0
     exposed_ps: int = 0
@@ -89,8 +96,8 @@ class Request:
         """Where it stands among others: the smallest goes first."""
         return (self.key, self.row)
 
-    def seen(self) -> SimpleNamespace:
-        """Return what a policy may know: the fields of REQUEST."""
+    def seen(self, **more: Any) -> SimpleNamespace:
+        """Return what a policy may know: the fields of REQUEST, and more where it is worked out."""
         return SimpleNamespace(
             id=self.row,
             arrival_ps=self.arrival_ps,
@@ -103,6 +110,8 @@ class Request:
             tenant=self.tenant,
             session=self.session,
             kind=self.kind,
+            turn=self.turn,
+            **more,
         )
 
 
@@ -124,6 +133,7 @@ class Server:
     ) -> None:
         self.index = index
         self.role = instance.role
+        self.home = instance.home or instance.role
         self.profile = instance.profile
         self.max_batch = instance.max_batch
         self.token_budget = instance.token_budget
@@ -195,7 +205,7 @@ class Server:
         room = self.blocks.free_blocks + self.blocks.cached_blocks - unpinned
         return needed + grows + self.growth() <= room
 
-    def seen(self, hit_tokens: int = 0) -> SimpleNamespace:
+    def seen(self, hit_tokens: int = 0, least_itl_s: float = inf, slack_s: float = inf) -> SimpleNamespace:
         """Return what a policy may know: the fields of VIEW."""
         return SimpleNamespace(
             role=("prefill", "mixed", "decode").index(self.role),
@@ -217,6 +227,11 @@ class Server:
             transfer_s=0.0,
             link_flows=0,
             link_utilisation=0.0,
+            in_flight=self.waiting + len(self.running),
+            home=("prefill", "mixed", "decode").index(self.home),
+            kv_tokens=sum(request.context for request in self.decoding),
+            least_itl_s=least_itl_s,
+            slack_s=slack_s,
             **self.nominal,
         )
 

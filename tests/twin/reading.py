@@ -1,5 +1,6 @@
 """What the twin reads: a trace as plain requests, policies as plain functions."""
 
+import builtins
 from collections.abc import Sequence
 from functools import partial
 from types import FunctionType
@@ -26,6 +27,7 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
     think = trace.column("think_s").tolist() if closed else [0.0 for _ in rows]
     tier = [tiers.index(label) for label in trace.column("tier")] if tiers and "tier" in trace else [0 for _ in rows]
     codes = {name: trace.codes(name).tolist() if name in trace else [-1 for _ in rows] for name in LABELS}
+    identities = prefix_keys(trace)
     arrivals, prompts, outputs = (trace.column(name).tolist() for name in REQUIRED)
     return [
         Request(
@@ -42,10 +44,24 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
             parent=parents[row],
             think_ps=ps(think[row]),
             chain=prefixes[row],
+            prefix_keys=identities[row],
             turn=turn_of(row, parents, codes["session"]) if closed or "session" in trace else 0,
         )
         for row in rows
     ]
+
+
+def prefix_keys(trace: Trace) -> list[list[int]]:
+    """Return for every request the keys of its first 1, 2, 4, ... trace blocks, as MODEL.md says."""
+    found = []
+    for row, chain in enumerate(chains(trace, trace.block_tokens or 1)):
+        keys = [draws.mix(row + 2**62)] * 8
+        for k in range(8 if chain else 0):
+            depth = min(2**k, chain[-1].end_blocks)
+            run = next(run for run in chain if run.end_blocks >= depth)
+            keys[k] = draws.mix((run.node << 32) + depth)
+        found.append(keys)
+    return found
 
 
 def turn_of(row: int, parents: Sequence[int], sessions: Sequence[int]) -> int:
@@ -57,12 +73,30 @@ def turn_of(row: int, parents: Sequence[int], sessions: Sequence[int]) -> int:
 
 def plain(chosen: Chosen) -> partial:
     """Return a policy as a plain Python function of its slot's arguments, with plain random draws."""
-    function = chosen.policy.function
-    names = {**function.__globals__, "uniform": plain_uniform}
-    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    return partial(copy, **chosen.values)
+    memory = {"memory": [0.0] * 4096} if "memory" in chosen.policy.extras else {}
+    return partial(uncompiled(chosen.policy.function), **memory, **chosen.values)
+
+
+def uncompiled(function: Any) -> FunctionType:
+    """Return a function that calls plain Python only: its compiled helpers too, draws from unbounded integers."""
+    function = getattr(function, "py_func", function)
+    names = {name: uncompiled(value) if hasattr(value, "py_func") else value
+             for name, value in function.__globals__.items() if name in function.__code__.co_names}  # fmt: skip
+    names |= {"uniform": plain_uniform, "pick": plain_pick, "clockwise": plain_clockwise}
+    return FunctionType(function.__code__, {"__builtins__": builtins, **names}, function.__name__)
 
 
 def plain_uniform(key: int, stream: int) -> float:
     """Return the draw of `replay.engine.draws.uniform`, from unbounded integers."""
     return (draws.mix(int(key) ^ draws.mix(int(stream))) >> 11) * 2.0**-53
+
+
+def plain_pick(hashed: int, count: int) -> int:
+    """Return `replay.engine.draws.pick`."""
+    return int(hashed) % count
+
+
+def plain_clockwise(key: int, instance: int, point: int) -> float:
+    """Return `replay.engine.draws.clockwise`."""
+    place = draws.mix(draws.mix((1 << 40) ^ instance) ^ point)
+    return ((place - int(key)) % 2**64) * 2.0**-64

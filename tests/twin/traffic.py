@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from replay.policy import REFUSE
 from tests.twin.chains import end_of
 from tests.twin.plain import OPEN, Request, Server, ceil_div
 
@@ -60,18 +61,21 @@ def choose_target(twin: Twin, request: Request, server: Server) -> None:
     network = twin.network
     views = []
     for decoder in twin.decoders:
-        view = decoder.seen()
+        view = twin.board.view(decoder, 0)
         if network is not None:
             size, live = request.prompt_tokens * twin.kv_token_bytes, network.fabric.signal_ps == 0
             view.transfer_s = network.quote(server.index, decoder.index, size, "handoff", live) * 1e-12
             network.show(view, decoder.index)
         views.append(view)
-    answer = twin.policies["decode"](request.seen(), views, twin.now)
+    answer = twin.policies["decode"](twin.desk.seen(request, server, "runs"), views, twin.now)
+    request.able = False
+    if answer == REFUSE:
+        return
     target = twin.decoders[answer[0] if isinstance(answer, tuple) else answer]
     request.decode_instance = target.index
     blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
     request.able = blocks <= target.blocks.total_blocks
-    if request.able:
+    if request.able and target is not server:
         target.waiting += 1
         target.sent += 1
         target.waiting_tokens += request.prompt_tokens + 1
@@ -138,9 +142,13 @@ def hand_off(twin: Twin, request: Request, server: Server) -> None:
     """Hand a prefilled request over as far as it was not sent."""
     if request.decode_instance < 0:
         choose_target(twin, request, server)
+    if request.able and request.decode_instance == server.index:
+        request.handed_over = True
+        return
+    twin.desk.stopped(request)
     if not request.able:
         twin.release(request, server)
-        twin.end(request, "failed")
+        twin.end(request, "rejected" if request.decode_instance < 0 else "failed")
         return
     request.handed_off = request.handed_over = True
     server.link.deliveries.append((OPEN, request, "handoff", request.decode_instance, 0))
