@@ -8,15 +8,18 @@ from replay.errors import EngineError
 from replay.fabric import KINDS
 
 
-def check(state: State) -> None:
+def check(state: State, order: str = "") -> None:
     """Check that requests, tokens and blocks are conserved, on instances and on the stores below them.
 
+    order  : name of the order policy, for the law of `vtc`
     raises : EngineError naming the law, the place and both sides
     """
     if state.cluster["tiered"][0]:
         check_hierarchy(state)
     if state.cluster["fabric"][0]:
         check_fabric(state)
+    if order == "vtc":
+        check_fairness(state)
     jobs, views, instances = state.jobs, state.views, state.instances
     statuses = np.bincount(jobs["status"], minlength=4)
     _equal("requests", "the trace", int(statuses.sum()), len(jobs))
@@ -40,6 +43,35 @@ def check(state: State) -> None:
     if not running.any():
         later = int(instances["tokens_out"].sum()) - firsts
         _equal("gaps between tokens", "the histogram", int(state.histogram.sum()), later)
+
+
+def service_bound(state: State) -> np.ndarray:
+    """Return by how much the service of tenants that wait on an instance may differ under `vtc`.
+
+    A tenant is charged a prompt only while it has the least service of those that wait. What else it gets then comes
+    from its running requests: no more output than the KV memory holds, or the batch has places for.
+
+    returns : float64 (num_instances,)
+    source  : Sheng et al., Fairness in serving large language models, OSDI 2024, lemma on backlogged clients
+    """
+    cluster, count = state.cluster[0], int(state.cluster["num_instances"][0])
+    views = state.views[:count]
+    tokens = np.minimum(views["total_blocks"].astype(np.float64) * views["block_tokens"],
+                        views["max_batch"].astype(np.float64) * state.jobs["output_tokens"].max(initial=0))
+    prompt = float(state.requests["prompt_tokens"].max(initial=0))
+    return (cluster["input_weight"] * prompt + cluster["output_weight"] * tokens) / state.asking.shares.min()
+
+
+def check_fairness(state: State) -> None:
+    """Check that no two tenants that waited on an instance were ever further apart in service than `vtc` allows.
+
+    raises : EngineError as `check`
+    """
+    for i, most in enumerate(service_bound(state)):
+        gap = float(state.asking.ledgers["gap"][i])
+        if gap > most * (1 + 1e-12):
+            raise EngineError(f"service of tenants that wait may differ by at most {most:.6g} under vtc, but did by "
+                              f"{gap:.6g} on instance {i}: this is a bug.")
 
 
 def check_fabric(state: State) -> None:

@@ -103,7 +103,7 @@ class Session:
         if self.done:
             from replay.laws import check
 
-            check(self.state)
+            check(self.state, self.policies["order"].policy.name)
         return self.done
 
     def result(self) -> "Result":

@@ -1,30 +1,51 @@
 """What each policy of the catalogue chooses, on cases small enough to work out by hand."""
 
+import math
 from collections import Counter
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from replay.policy import NEVER, load_all, registry
+from replay.policy import NEVER, REFUSE, load_all, registry
+from tests.twin.reading import uncompiled
 
 load_all()
 VIEW: dict[str, Any] = {
     "running": 0, "waiting": 0, "queued_tokens": 0, "hit_tokens": 0, "block_tokens": 16, "total_blocks": 100,
     "free_blocks": 100, "cached_blocks": 0, "iteration_s": 0.01, "prefill_token_s": 1e-4, "prefill_token_sq_s": 0.0,
     "prefill_tokens_per_s": 1e4, "waiting_tokens": 0, "decode_request_s": 1e-4, "kv_token_s": 1e-7, "transfer_s": 0.0,
-    "link_flows": 0, "link_utilisation": 0.0,
+    "link_flows": 0, "link_utilisation": 0.0, "decoding": 0, "max_batch": 100, "token_budget": 2048, "kv_tokens": 0,
+    "least_itl_s": math.inf, "slack_s": math.inf, "home": 1,
 }  # fmt: skip
-REQUEST: dict[str, Any] = {"prompt_tokens": 1000, "random_key": 7, "session": -1, "tier": 0, "predicted_tokens": -1}
+REQUEST: dict[str, Any] = {
+    "prompt_tokens": 1000, "random_key": 7, "session": -1, "tier": 0, "predicted_tokens": -1, "generated_tokens": 0,
+    "arrival_ps": 0, "tenant": 0, "ttft_s": 2.0, "itl_s": 0.1, "tpot_s": 0.05, "runs": 0, "stage_s": 0.0,
+    "waited_s": 0.0, "served_s": 0.0, "prefill_tokens": 1000, "prefill_s": 0.11, "prefix_keys": [7] * 8,
+}  # fmt: skip
+S = 10**12
 
 
 def asked(slot: str, name: str, views: list[dict[str, Any]] | None = None, request: dict[str, Any] | None = None,
-          **tunables: Any) -> Any:  # fmt: skip
-    """Ask a policy, as plain Python, about a request and instances that differ from the usual ones as given."""
-    function, row = registry()[slot][name].function, SimpleNamespace(**REQUEST | (request or {}))
-    if views is None:
-        return function(row, 0, **tunables)
-    return function(row, [SimpleNamespace(**VIEW | view) for view in views], 0, **tunables)
+          now_ps: int = 0, **given: Any) -> Any:  # fmt: skip
+    """Ask a policy, as plain Python, about a request and instances that differ from the usual ones as given.
+
+    given : tunables, memory, and decodes as `views`
+    """
+    function, row = uncompiled(registry()[slot][name].function), SimpleNamespace(**REQUEST | (request or {}))
+    if "decodes" in given:
+        given["decodes"] = seen(given["decodes"])
+    arguments = [row] if views is None else [row, seen(views)]
+    if slot == "batch":
+        arguments = seen(views or [{}])
+    defaults = registry()[slot][name].defaults
+    return function(*arguments, now_ps, **defaults | given)
+
+
+def seen(views: list[dict[str, Any]]) -> list[SimpleNamespace]:
+    """Return instances that differ from the usual one as given."""
+    return [SimpleNamespace(**VIEW | view) for view in views]
 
 
 def test_least_tokens() -> None:
@@ -111,13 +132,177 @@ def test_shortest_predicted_weighs_what_is_known() -> None:
     assert asked("order", "shortest_predicted", request={"predicted_tokens": 50}, output_weight=10.0) == (1500, NEVER)
 
 
-def test_early_rejection_takes_what_one_instance_can_serve_in_time() -> None:
-    late = [{"queued_tokens": 50_000}, {"queued_tokens": 60_000}]  # 5.11 s and 6.11 s
-    assert asked("admit", "early_rejection", late, ttft_s=5.2)
-    assert not asked("admit", "early_rejection", late, ttft_s=5.1)
-    late[1]["hit_tokens"] = 1000
-    late[1]["queued_tokens"] = 50_000
-    assert asked("admit", "early_rejection", late, ttft_s=5.05)  # nothing of its own to prefill
+def test_early_rejection_looks_at_both_sides() -> None:
+    """TTFT 5.11 s and 6.11 s against 6 s; decode steps of 11 ms + 1 ms a thousand tokens against 50 ms."""
+    late, idle = [{"queued_tokens": 50_000}, {"queued_tokens": 60_000}], [{}]
+    assert asked("admit", "early_rejection", late, {"ttft_s": 5.2}, decodes=idle)
+    assert not asked("admit", "early_rejection", late, {"ttft_s": 5.1}, decodes=idle)
+    late[1] |= {"hit_tokens": 1000, "queued_tokens": 50_000}
+    assert asked("admit", "early_rejection", late, {"ttft_s": 5.05}, decodes=idle)  # nothing of its own to prefill
+    full = [{"running": 99, "max_batch": 100, "total_blocks": 10**6}, {"running": 100, "total_blocks": 10**6}]
+    assert asked("admit", "early_rejection", [{}], decodes=full)
+    assert not asked("admit", "early_rejection", [{}], decodes=full[1:])  # no place in its batch
+    slow = [{"kv_tokens": 400_000, "total_blocks": 10**6}]  # .01 + .0001 + .0401 s
+    assert not asked("admit", "early_rejection", [{}], decodes=slow)
+    assert asked("admit", "early_rejection", [{}], {"tpot_s": 0.06}, decodes=slow)
+    assert asked("decode", "refuse_overload", slow, {"tpot_s": 0.06}) == 0
+    assert asked("decode", "refuse_overload", slow) == REFUSE
+
+
+def test_predicted_rejection_counts_who_will_be_there() -> None:
+    """With a prefill of 5.11 s and decodes of 10 s about half of those that decode go, and what is prefilled comes."""
+    full, view = [{"running": 100, "total_blocks": 10**6}], {"queued_tokens": 50_000}
+    patient = {"ttft_s": 10.0}
+    assert asked("admit", "early_rejection_predicted", [view], patient, decodes=full)  # 1 + 48.9 of 100 places
+    coming = view | {"waiting": 40, "running": 12, "decoding": 2}
+    assert asked("admit", "early_rejection_predicted", [coming], patient, decodes=full)  # 1 + 50 + 48.9
+    assert not asked("admit", "early_rejection_predicted", [coming | {"waiting": 41}], patient, decodes=full)
+    assert not asked("admit", "early_rejection_predicted", [view], {"ttft_s": 5.0}, decodes=full)
+
+
+def test_slo_feasible_takes_what_can_be_in_time() -> None:
+    assert asked("admit", "slo_feasible", [{"queued_tokens": 18_000}], decodes=[{}])  # .01 + 1.8 + .1 s of 2 s
+    assert not asked("admit", "slo_feasible", [{"queued_tokens": 19_000}], decodes=[{}])
+    assert asked("admit", "slo_feasible", [{"queued_tokens": 19_000}], decodes=[{}], slack=1.1)
+
+
+def test_a_bucket_for_each_tenant() -> None:
+    """2,500 tokens, 1,000 a second: two prompts of 1,000 at once, a third after half a second; others are not asked."""
+    memory, rate = [0.0] * 100, {"tokens_per_s": 1000.0, "burst_tokens": 2500}
+
+    def take(now_s: float, tenant: int = 0, tokens: int = 1000) -> bool:
+        request = {"tenant": tenant, "prompt_tokens": tokens}
+        return asked("admit", "token_bucket", [{}], request, int(now_s * S), memory=memory, **rate)
+
+    assert [take(0.0), take(0.0), take(0.0), take(0.4), take(0.5)] == [True, True, False, False, True]
+    assert take(0.5, tenant=1) and take(0.5, tenant=-1)
+    assert [take(0.6, tokens=9000), take(2.9, tokens=9000), take(3.1, tokens=9000)] == [False, False, True]
+    assert not take(3.1)  # it took the whole bucket
+
+
+def test_deadlines_and_slack() -> None:
+    """Due at 3 + 2 s; with 10 tokens .5 s later. At 4 s that leaves 1 s, of which .11 s are for the prefill."""
+    request = {"arrival_ps": 3 * S}
+    assert asked("order", "edf", None, request) == (5.0, NEVER)
+    assert asked("order", "edf", None, request | {"generated_tokens": 10}, preemptive=True) == (5.5, 0.0)
+    assert asked("order", "edf", None, {"ttft_s": math.inf})[0] == 1e12
+    assert asked("order", "least_slack", None, request, 4 * S)[0] == pytest.approx(0.89)
+    assert asked("order", "least_slack", None, request, 5 * S)[0] == pytest.approx(1e13 - 0.11)  # too late to save
+    assert asked("order", "least_slack", None, request, 5 * S, grace_s=0.2)[0] == pytest.approx(-0.11)
+
+
+def test_trail_protects_what_is_nearly_done() -> None:
+    request = {"predicted_tokens": 100, "generated_tokens": 79, "runs": 1}
+    assert asked("order", "trail", None, request) == (21.0, 0.0)
+    assert asked("order", "trail", None, request | {"generated_tokens": 80}) == (-1.0, 0.0)
+    assert asked("order", "trail", None, request | {"generated_tokens": 80, "runs": 0}) == (20.0, 0.0)
+    assert asked("order", "trail") == (1e12, 0.0)
+
+
+def test_rank_and_levels_promote_for_a_quantum() -> None:
+    waits = {"predicted_tokens": 500, "stage_s": 29.0}
+    assert asked("order", "rank", None, waits) == (500.0, 0.0)
+    assert asked("order", "rank", None, waits | {"stage_s": 30.0}) == (-1.0, 0.0)
+    promoted = {"runs": 1, "predicted_tokens": 500, "waited_s": 30.0}
+    assert asked("order", "rank", None, promoted | {"stage_s": 4.9}) == (-1.0, 0.0)
+    assert asked("order", "rank", None, promoted | {"stage_s": 5.0}, preemptive=False) == (500.0, NEVER)
+    # quanta .01, .02, .04, .08, .16 s: a prefill of .11 s joins level 4
+    spent_s = (0.01, 0.011, 0.021, 0.11, 0.17)
+    assert [asked("order", "skip_join_mlfq", None, {"prefill_s": s})[0] for s in spent_s] == [0, 1, 2, 4, 5]
+    assert asked("order", "skip_join_mlfq", None, {"served_s": 0.2, "stage_s": 3.0}) == (0, 0.5)
+
+
+def test_qoe_prefers_who_gains_most_for_its_memory() -> None:
+    """Due in 10 s after 12 s: 1 + 20 / .05 = 401 tokens; served 1 + 9.89 / .05 = 198.8 of them, waiting none."""
+    key, margin = asked("order", "qoe", None, None, 12 * S)
+    assert (key, margin) == (pytest.approx(-198.8 / 401), 0.1)
+    ahead = asked("order", "qoe", None, {"generated_tokens": 500}, 12 * S)[0]
+    assert ahead == 0.0  # it has more than is due, served or not
+    assert asked("order", "qoe", None, {"prompt_tokens": 2000}, 12 * S)[0] == pytest.approx(key / 2)
+
+
+def test_oracles_weigh_the_truth() -> None:
+    assert asked("order", "oracle_sjf", None, {"true_tokens": 10}) == (1160.0, NEVER)
+    left = {"true_tokens": 10, "generated_tokens": 4, "prefill_tokens": 30}
+    assert asked("order", "oracle_srpt", None, left) == (30 + 6 * 16.0, 0.0)
+
+
+def test_consistent_hashing_keeps_prefixes_and_the_cap() -> None:
+    """The chosen is under the cap whatever the loads; idle, a prefix stays where it is when instances come."""
+    random = Random(3)
+    for _ in range(200):
+        loads = [{"running": random.randrange(20), "waiting": random.randrange(3)} for _ in range(random.randint(1, 9))]
+        cap, key = random.choice([1.0, 1.25, 2.0]), random.getrandbits(64)
+        chosen = asked("route", "bounded_hash", loads, {"prefix_keys": [key] * 8}, cap=cap, points=20)
+        total = sum(load["running"] + load["waiting"] for load in loads)
+        assert loads[chosen]["running"] + loads[chosen]["waiting"] + 1 <= math.ceil(cap * (total + 1) / len(loads))
+    keys = [random.getrandbits(64) for _ in range(300)]
+    homes = {count: [asked("route", "bounded_hash", [{}] * count, {"prefix_keys": [key] * 8}) for key in keys]
+             for count in (4, 5)}  # fmt: skip
+    moved = [after for before, after in zip(homes[4], homes[5], strict=True) if before != after]
+    assert set(moved) == {4} and 30 <= len(moved) <= 90  # a fifth of the keys, all to the new instance
+    assert all(40 <= count <= 120 for count in Counter(homes[4]).values())
+
+
+def test_rendezvous_fans_out_to_the_less_loaded() -> None:
+    views: list[dict[str, Any]] = [{"queued_tokens": 10} for _ in range(5)]
+    first, second = (asked("route", "rendezvous", views, fan_out=count) for count in (1, 5))
+    assert first == second  # of equal loads the highest weight
+    views[first]["queued_tokens"] = 11
+    assert asked("route", "rendezvous", views, fan_out=1) == first
+    other = asked("route", "rendezvous", views, fan_out=2)
+    assert other != first and asked("route", "rendezvous", views, fan_out=5) == other
+
+
+def test_prefix_affinity_exploits_or_explores() -> None:
+    """Costs .01 + .5 + .04 = .55 s and .01 + .1 = .11 s: the holder of .6 of the prompt is five times as dear."""
+    views = [{"queued_tokens": 5000, "hit_tokens": 600}, {}]
+    assert asked("route", "prefix_affinity", views) == 1
+    assert asked("route", "prefix_affinity", views, most_times=5.1) == 0
+    views[0]["hit_tokens"] = 500  # no more than the rest: explored
+    assert asked("route", "prefix_affinity", views, most_times=64.0) == 1
+
+
+def test_lmetric_leaves_a_hot_prefix_after_enough_wins() -> None:
+    """One of two instances holds the prefix of every request: after 2 wins the other is to take one."""
+    memory, views = [0.0] * 1024, [{"hit_tokens": 990}, {}]
+    chosen = [asked("route", "lmetric_guarded", views, memory=memory) for _ in range(6)]
+    assert chosen == [0, 0, 1, 0, 0, 1]
+    views[1]["hit_tokens"] = 990  # held by all, there is nobody to spare
+    assert asked("route", "lmetric_guarded", views, memory=memory) == 0
+
+
+def test_the_fullest_that_is_in_time() -> None:
+    """Expected .11, 1.61 and 2.11 s of 2 s; then nobody in time: the soonest."""
+    views = [{}, {"queued_tokens": 15_000}, {"queued_tokens": 20_000}]
+    assert asked("route", "fullest_feasible", views) == 1
+    views[1]["kv_tokens"] = 500_000  # a step of 60 ms there
+    assert asked("route", "fullest_feasible", views) == 0
+    assert asked("route", "fullest_feasible", views[1:]) == 0
+    decodes = [{"running": 10}, {"running": 60}, {"running": 100}]
+    assert asked("decode", "fullest_feasible", [view | {"total_blocks": 10**5} for view in decodes]) == 1
+    assert asked("decode", "least_step", decodes) == 0
+
+
+def test_splitwise_borrows_from_the_token_pool() -> None:
+    views = [{"home": 0, "queued_tokens": 9000}, {"home": 0, "queued_tokens": 9500}, {"home": 2, "queued_tokens": 100}]
+    assert asked("route", "splitwise", views) == 2
+    assert asked("route", "splitwise", views, most_tokens=10_000) == 0
+    assert asked("route", "splitwise", views[:2]) == 0  # none to borrow
+    full = {"home": 2, "free_blocks": 10}
+    assert asked("decode", "splitwise", [{"home": 0}, {"home": 2, "free_blocks": 90}, {"home": 2}]) == 2
+    assert asked("decode", "splitwise", [{"home": 0}, full, full]) == 0
+
+
+def test_budgets_follow_promises() -> None:
+    """.9 * .1 s less a step of .0110 s leaves .0790 s: 790 tokens, 768 in tiles of 64; slack of .05 s leaves 340."""
+    running = {"decoding": 10, "least_itl_s": 0.1}
+    assert asked("batch", "slo_budget", [running]) == (768, True, False)
+    assert asked("batch", "slo_budget", [running | {"least_itl_s": 0.0125}]) == (64, True, False)
+    assert asked("batch", "slo_budget", [{}]) == (2048, True, False)
+    assert asked("batch", "slack_chunk", [{"decoding": 10, "slack_s": 0.05}]) == (340, True, False)
+    assert asked("batch", "slack_chunk", [{"decoding": 10, "slack_s": -1.0}]) == (64, True, False)
+    assert asked("batch", "splitwise", [{"token_budget": 8192}]) == (2048, True, True)
 
 
 def test_shedding_spares_urgent_tiers() -> None:

@@ -120,6 +120,22 @@ def shortest_job_first_mean(rate: float, low: float = 0.0, high: float = math.in
     return quad(lambda size: wait(size) * math.exp(-size), low, high)[0] / share
 
 
+def shortest_remaining(rate: float, sizes: np.ndarray) -> float:
+    """Return the mean sojourn under SRPT for the distribution of a sample of sizes.
+
+    T(x) = int_0^x du / (1 - rho_u) + rate (E[S^2; S <= x] + x^2 P(S > x)) / (2 (1 - rho_x)^2)
+    with rho_x = rate E[S; S <= x]
+    source : Schrage and Miller, The queue M/G/1 with the shortest remaining processing time discipline, 1966
+    """
+    x = np.sort(sizes.astype(np.float64))
+    below = np.arange(1, len(x) + 1) / len(x)
+    load = rate * np.cumsum(x) / len(x)
+    second = np.cumsum(x**2) / len(x) + x**2 * (1 - below)
+    before = np.r_[0.0, load[:-1]]  # between two sizes the load of smaller ones stays as it is
+    runs = np.cumsum(np.diff(np.r_[0.0, x]) / (1 - before))
+    return float(np.mean(runs + rate * second / (2 * (1 - load) ** 2)))
+
+
 def batching(rate: float, tokens: float, fixed: float, per_request: float) -> float:
     """Return the mean sojourn under continuous batching whose iterations of B requests take fixed + per_request B.
 
