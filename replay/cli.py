@@ -23,6 +23,18 @@ def _traces(arguments: Sequence[str]) -> int:
     return traces(list(arguments)) or OK
 
 
+def _regret(arguments: Sequence[str]) -> int:
+    from replay.study.regret import main as regret
+
+    return regret(arguments)
+
+
+def _bounds(arguments: Sequence[str]) -> int:
+    from replay.study.bounds import main as bounds
+
+    return bounds(arguments)
+
+
 def _policies(arguments: Sequence[str]) -> int:
     from replay.catalogue import main as policies
 
@@ -32,6 +44,8 @@ def _policies(arguments: Sequence[str]) -> int:
 # verb -> (what it does, function)
 VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("replay a trace: kvreplay run [key=value | group=name ...] [-m to run every combination]", _run),
+    "regret": ("what routing decisions cost, by hindsight: kvreplay regret [regret.sample=300] [as run]", _regret),
+    "bounds": ("a run beside the same with one cause of delay taken away: kvreplay bounds [as run]", _bounds),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),
     "policies": ("list the policies and their tunables: kvreplay policies [slot] [plugins=[my.py]]", _policies),
 }

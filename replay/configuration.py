@@ -18,7 +18,7 @@ from replay.errors import ConfigError
 from replay.hardware.conf import conf_folder
 from replay.policy import SLOTS, load_all, load_file, registry
 
-NODES = ("trace", "cluster", "hardware", "model", "kv", "fabric", "policy", "slo", "signals")
+NODES = ("trace", "cluster", "hardware", "model", "kv", "fabric", "policy", "slo", "signals", "predictor")
 SINGLE_VALUES = ("seed", "out_dir", "leap", "events", "gaps")
 KEYS = (*NODES, *SINGLE_VALUES, "plugins")
 OPEN_NODES = ("trace.tiers.", "trace.tenants.", "trace.kinds.", "slo.tiers.")  # users name what stands there

@@ -17,6 +17,7 @@ from typing import Any
 
 from replay.errors import PolicyError
 
+PREFILL, MIXED, DECODE = 0, 1, 2  # roles and homes of instances, as policies see them
 HOLD = -1  # route: keep the request in the cluster queue
 REFUSE = -1  # decode: reject the request, although its prompt was computed
 NEVER = math.inf  # order: never preempt; fetch: wait until it is loaded

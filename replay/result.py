@@ -76,6 +76,7 @@ class Result:
             **metrics.cost(session.cluster, requests),
             **tiers.numbers(session, requests),
             **network.numbers(session, requests),
+            **_predicted(session),
         }
         numbers = metrics.summary(requests, session.state.histogram, session.slo, totals)
         log = events.to_table(session.log) if getattr(session, "events", False) else None
@@ -144,6 +145,16 @@ def digest(columns: Mapping[str, np.ndarray]) -> str:
         whole.update(f"{name} {len(columns[name])}\n".encode())
         whole.update(np.ascontiguousarray(columns[name], dtype="<i8").tobytes())
     return whole.hexdigest()
+
+
+def _predicted(session: "Session") -> dict[str, metrics.Value]:
+    """Return how good the predictions were that policies could read; nothing without any."""
+    predicted = np.asarray(session.state.requests["predicted_tokens"])
+    if not (predicted > 0).any():
+        return {}
+    from predictors.metrics import quality
+
+    return dict(quality(predicted, np.asarray(session.state.jobs["output_tokens"])))
 
 
 def _columns(session: "Session") -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from replay.comparison import Comparison
 from replay.configuration import Settings, offer_policies, sentence, settings
 from replay.errors import ConfigError, KvreplayError
 from replay.hardware.conf import conf_folder
-from replay.table import by_tier, fabric, hierarchy, show, totals
+from replay.table import by_tier, fabric, hierarchy, predicted, show, totals
 from replay.write import check_writable
 
 if TYPE_CHECKING:
@@ -39,15 +39,16 @@ MULTIRUN = ("-m", "--multirun")
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], runner: "Runner | None" = None) -> int:
     """Run what the arguments of `kvreplay run` ask for.
 
     arguments : Hydra overrides and flags (-m, --cfg job, --help, ...)
+    runner    : does what is to be done with each composed configuration; None replays it
     returns   : exit code: 0, 1 if a run of a multirun failed, 130 after Ctrl-C
     raises    : KvreplayError for anything a user can mend
     """
     offer_policies(arguments)
-    runner = Runner()
+    runner = runner or Runner()
     with tempfile.TemporaryDirectory() as scratch:
         # Hydra writes multirun.yaml before it has checked the runs; kept apart, a refused sweep leaves no folder.
         # Its parser wants flags before the first key=value; here -m may stand anywhere.
@@ -119,7 +120,7 @@ class Runner:
 
     def _one_of_many(self, node: DictConfig, number: int, overrides: list[str]) -> None:
         if self.comparison is None:
-            self.comparison = Comparison(Path(_resolved(node)["out_dir"]))
+            self.comparison = Comparison(Path(resolved(node)["out_dir"]))
         folder = self.comparison.folder / str(number)
         try:
             result = self._run(node, folder)
@@ -133,12 +134,12 @@ class Runner:
             raise KeyboardInterrupt
 
     def _run(self, node: DictConfig, folder: Path | None) -> "Result":
-        config = _resolved(node)
+        config = resolved(node)
         checked = settings(config)
         folder = folder or Path(checked.out_dir)
         config["out_dir"] = str(folder)
         check_writable(folder)
-        session = self._session(config, checked)
+        session = self.session(config, checked)
         self.interrupted = drive(session)
         result = _result(session, config)
         result.save(folder)
@@ -148,7 +149,9 @@ class Runner:
             show(f"run {folder.name}: {totals(result.summary)}", stderr=True)
         return result
 
-    def _session(self, config: Mapping[str, Any], checked: Settings) -> "Session":
+    def session(self, config: Mapping[str, Any], checked: Settings) -> "Session":
+        """Open the session of a resolved configuration, its trace loaded once."""
+        from predictors import predict
         from replay.cluster import build_cluster
         from replay.session import Session
         from replay.slo import build_slo
@@ -157,10 +160,11 @@ class Runner:
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
+        predictions = predict(config.get("predictor"), trace, checked.seed)
         _announce(cluster)
         return Session(
             trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
-            gaps=checked.gaps,
+            gaps=checked.gaps, predictions=predictions,
         )
 
     def _trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
@@ -181,7 +185,7 @@ def drive(session: "Session") -> bool:
 
     A first Ctrl-C ends the slice in progress, so that the state is whole; a second one stops at once.
     """
-    _compile()
+    ready()
     started_s = time.monotonic()
     with _progress() as progress, _first_interrupt() as interrupted:
         bar = None
@@ -242,7 +246,7 @@ def _announce(cluster: "Cluster") -> None:
              stderr=True)  # fmt: skip
 
 
-def _compile() -> None:
+def ready() -> None:
     """Have the event loop ready, saying why that takes a while where it must be compiled first."""
     from replay.engine import compile
 
@@ -252,7 +256,8 @@ def _compile() -> None:
     compile.load()
 
 
-def _resolved(node: DictConfig) -> dict[str, Any]:
+def resolved(node: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain values."""
     container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
 
@@ -264,7 +269,7 @@ def _result(session: "Session", config: dict[str, Any]) -> "Result":
 
 
 def _report(result: "Result", folder: Path, interrupted: bool) -> None:
-    parts = [by_tier(result.summary), *hierarchy(result.summary), *fabric(result.summary)]
+    parts = [by_tier(result.summary), *hierarchy(result.summary), *fabric(result.summary), *predicted(result.summary)]
     show(*parts, "", totals(result.summary), f"results in {folder}")
     if interrupted:
         show("interrupted: what was replayed is kept, the rest is marked unfinished", stderr=True)

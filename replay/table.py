@@ -118,6 +118,14 @@ def hierarchy(summary: Mapping[str, Value]) -> list[RenderableType]:
     return ["", *lines, *([", ".join(parts + amplified)] if parts else [])]
 
 
+def predicted(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say how good the predictions were that policies could read; nothing without any."""
+    if "prediction_mae_tokens" not in summary:
+        return []
+    return ["", f"predictions: tau {number(summary['prediction_tau'])}, off by "
+                f"{number(summary['prediction_mae_tokens'])} tokens on average"]
+
+
 def fabric(summary: Mapping[str, Value]) -> list[RenderableType]:
     """Say what a fabric carried for a run; nothing without one."""
     if "fabric_ports" not in summary:

@@ -1,5 +1,4 @@
-from replay.engine.schema import PREFILL
-from replay.policy import policy
+from replay.policy import PREFILL, policy
 
 
 @policy("decode")

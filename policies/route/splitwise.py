@@ -1,5 +1,4 @@
-from replay.engine.schema import DECODE
-from replay.policy import Span, policy
+from replay.policy import DECODE, Span, policy
 
 
 @policy("route")

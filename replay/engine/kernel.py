@@ -12,7 +12,7 @@ from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop, push
-from replay.engine.routing import arrive, drain, fabric_event, tier_event
+from replay.engine.routing import arrive, drain
 from replay.engine.schema import (
     BROKEN_LAW,
     DECODE,
@@ -32,6 +32,7 @@ from replay.engine.schema import (
     RUNNING,
     TIME_RANGE,
 )
+from replay.engine.side_events import fabric_event, tier_event
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
 from replay.engine.traffic import send_rest, sends_parts, take_back
@@ -246,6 +247,8 @@ def advance(state, policies, max_events):
             time_ps = arrival_ps
         if time_ps == NEVER_PS:
             return DONE
+        if arrives and cluster.arrived == cluster.stop_at:
+            return PAUSED
         if time_ps < cluster.now_ps:
             fault(state, BROKEN_LAW, leaf, cluster.now_ps - time_ps)
             return FAULT

@@ -134,7 +134,8 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row = np.zeros(1, schema.CLUSTER)
     row["num_requests"] = len(trace)
     row["num_instances"], row["num_prefill"], row["first_decode"] = counts
-    row["passed"], row["held"], row["turns"] = NONE, NONE, NONE
+    for name in ("passed", "held", "turns", "stop_at", "forced"):
+        row[name] = NONE
     row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["layerwise"] = cluster.layerwise

@@ -1,22 +1,19 @@
 """Requests on their way to an instance: arrival, routing, the cluster queue, dispatch, loads that end."""
 
+import numpy as np
+
 from replay.engine.accounts import leave_waiting
 from replay.engine.asking import shown
 from replay.engine.fabric_schema import (
-    ARRIVED,
-    EXCHANGED,
-    FETCHED,
     OP_BEGIN,
-    OP_FABRIC_EVENT,
     REQUEST_KIND,
-    REQUESTED,
 )
-from replay.engine.handoff import arrived, end_unserved, enqueue
+from replay.engine.handoff import end_unserved, enqueue
 from replay.engine.jit import inlined, kernel
 from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
-from replay.engine.phases import blocks_for, change_count, cut, settle
+from replay.engine.phases import blocks_for, change_count, settle
 from replay.engine.queues import pop, push
 from replay.engine.schema import (
     ADMIT,
@@ -36,25 +33,11 @@ from replay.engine.schema import (
 )
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
-    COLLECT_ALL,
-    CONSIDER,
-    DEPART,
-    ENQUEUE,
-    LAND,
     LOAD_OVER,
-    OP_COLLECT,
-    OP_CUT,
-    OP_EVENT,
-    OP_LAND,
-    OP_LEAVE,
     OP_LOOK_UP,
-    OP_NEXT,
     OP_PLAN,
     OP_ROUTED,
-    OP_SAMPLE,
-    SAMPLE_ALL,
 )
-from replay.engine.traffic import exchange_came, load_came
 from replay.engine.waiting import give_key, join_waiting, rekey_held
 
 HOLD = -1
@@ -72,9 +55,15 @@ def change_held(state, step):
 @kernel
 def try_route(state, policies, r):
     """Route request r and dispatch it; returns False if the router holds it. faults: BAD_ROUTE, BAD_SOURCE."""
-    count = state.cluster[0].num_prefill
+    cluster = state.cluster[0]
+    count = cluster.num_prefill
+    if cluster.forced >= 0:
+        i = np.int64(cluster.forced)
+        cluster.forced = NONE
+        dispatch(state, policies, r, i, NONE)
+        return True
     request = shown(state, ROUTE, r, NONE)
-    i, source = policies.route(request, state.prefill_views, state.cluster[0].now_ps, state.tunables)
+    i, source = policies.route(request, state.prefill_views, cluster.now_ps, state.tunables)
     if i == HOLD:
         return False
     if i < 0 or i >= count:
@@ -249,88 +238,3 @@ def dispatch(state, policies, r, i, source):
         send_request(state, r, i, source if may_fetch else NONE)
     else:
         settle_down(state, policies, r, i, fetched)
-
-
-@kernel
-def requested(state, policies, r):
-    """Let request r, whose text came to its instance, fetch, load or queue there. Modified in place."""
-    i = state.jobs[r].prefill_instance
-    source = state.wires.transits[r].source
-    fetched = False
-    if source >= 0:
-        fetched = fetch(state, r, i, source)
-    settle_down(state, policies, r, i, fetched)
-
-
-@inlined
-def fabric_event(state, policies):
-    """Handle the next event of the fabric, and what it asks the instances to do. Modified in place."""
-    answer = state.policies.fabric(address_of(state), OP_FABRIC_EVENT, 0, 0, 0, 0, 0)
-    action = answer & 7
-    what = answer >> 3
-    if action == ARRIVED:
-        arrived(state, policies, state.jobs[what].prefill_instance, what)
-    elif action == FETCHED:
-        arrived(state, policies, state.jobs[what].source, what)
-    elif action == REQUESTED:
-        requested(state, policies, what)
-    elif action == EXCHANGED:
-        exchange_came(state, what)
-
-
-@kernel
-def land(state, policies, r):
-    """Handle the end of the load of request r: KV enters the HBM of its instance, the next load starts. In place."""
-    i = state.jobs[r].prefill_instance
-    load = state.hierarchy.loads[r]
-    settle(state, i)
-    if state.policies.tiers(address_of(state), OP_LAND, r, i):
-        state.instances[i].may_evict = 1
-        if state.cluster[0].exact_evictions:
-            cut(state, i)
-    if load.awaited:
-        load.awaited = 0
-        load_came(state, i, r)
-    if load.waits:
-        stop_waiting(state, policies, r)
-    released = state.policies.tiers(address_of(state), OP_NEXT, 0, i)
-    while released >= 0:
-        stop_waiting(state, policies, released)
-        released = state.policies.tiers(address_of(state), OP_NEXT, 0, i)
-
-
-@inlined
-def stop_waiting(state, policies, r):
-    """Put request r, which waited for a load, into the queue of its instance, modified in place."""
-    i = state.jobs[r].prefill_instance
-    load = state.hierarchy.loads[r]
-    instance = state.instances[i]
-    load.waits = 0
-    if instance.queue < 0:
-        ready_ps = max(load.ready_ps, instance.empty_since_ps)
-        load.exposed_ps += max(0, state.cluster[0].now_ps - ready_ps)
-    enqueue(state, policies, i, r)
-
-
-@inlined
-def tier_event(state, policies):
-    """Handle the next event of the hierarchy, and what it asks the instances to do. Modified in place."""
-    answer = state.policies.tiers(address_of(state), OP_EVENT, 0, 0)
-    action = answer & 7
-    what = answer >> 3
-    if action == CONSIDER:
-        consider(state, policies, what)
-    elif action == LAND:
-        land(state, policies, what)
-    elif action == ENQUEUE:
-        stop_waiting(state, policies, what)
-    elif action == DEPART:
-        r = state.policies.tiers(address_of(state), OP_CUT, what, 0)
-        while r >= 0:
-            land(state, policies, r)
-            r = state.policies.tiers(address_of(state), OP_CUT, what, 0)
-        state.policies.tiers(address_of(state), OP_LEAVE, what, 0)
-    elif action == COLLECT_ALL or action == SAMPLE_ALL:
-        for i in range(state.cluster[0].num_prefill):
-            settle(state, i)
-        state.policies.tiers(address_of(state), OP_COLLECT if action == COLLECT_ALL else OP_SAMPLE, 0, 0)

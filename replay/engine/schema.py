@@ -14,6 +14,9 @@ from replay.engine.fabric_schema import Wires
 from replay.engine.request_schema import REQUEST as REQUEST
 from replay.engine.request_schema import Asking
 from replay.engine.tier_schema import Hierarchy
+from replay.policy import DECODE as DECODE
+from replay.policy import MIXED as MIXED
+from replay.policy import PREFILL as PREFILL
 
 NONE = -1
 NEVER_PS = np.int64(2**63 - 1)
@@ -21,7 +24,6 @@ MAX_LEAP = 65536  # iterations in one leap; keeps k*A + B*k*(k-1)/2 inside int64
 MAX_TIME_PS = np.int64(2**63 - 2**60)  # about 93 days: room for one more iteration before int64 ends
 
 # roles; candidates of `route` are PREFILL and MIXED, of `decode` MIXED and DECODE: instances are stored in this order
-PREFILL, MIXED, DECODE = 0, 1, 2
 ROLES = ("prefill", "mixed", "decode")
 
 # request status (JOB.status); the first four are those of requests.parquet
@@ -221,6 +223,8 @@ CLUSTER = np.dtype([
     ("batch_reads_pace", "i1"), ("admit_reads_decodes", "i1"), ("signals", "i1"), ("pooled", "i1"),
     ("input_weight", "f8"), ("output_weight", "f8"),  # of a token in tenant_service
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
+    ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
+    ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
 
 # what a fetch policy may know of a load

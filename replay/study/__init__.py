@@ -1,0 +1,1 @@
+"""Studies over replays: what a decision cost, and what the best of a kind would have been."""
