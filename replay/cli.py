@@ -35,6 +35,12 @@ def _bounds(arguments: Sequence[str]) -> int:
     return bounds(arguments)
 
 
+def _place(arguments: Sequence[str]) -> int:
+    from replay.study.place import main as place
+
+    return place(arguments)
+
+
 def _policies(arguments: Sequence[str]) -> int:
     from replay.catalogue import main as policies
 
@@ -46,6 +52,7 @@ VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("replay a trace: kvreplay run [key=value | group=name ...] [-m to run every combination]", _run),
     "regret": ("what routing decisions cost, by hindsight: kvreplay regret [regret.sample=300] [as run]", _regret),
     "bounds": ("a run beside the same with one cause of delay taken away: kvreplay bounds [as run]", _bounds),
+    "place": ("search prefill and decode instances for a trace: kvreplay place [place.target=0.9] [as run]", _place),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),
     "policies": ("list the policies and their tunables: kvreplay policies [slot] [plugins=[my.py]]", _policies),
 }

@@ -21,7 +21,8 @@ from replay.policy import SLOTS, load_all, load_file, registry
 NODES = ("trace", "cluster", "hardware", "model", "kv", "fabric", "policy", "slo", "signals", "predictor")
 SINGLE_VALUES = ("seed", "out_dir", "leap", "events", "gaps")
 KEYS = (*NODES, *SINGLE_VALUES, "plugins")
-OPEN_NODES = ("trace.tiers.", "trace.tenants.", "trace.kinds.", "slo.tiers.")  # users name what stands there
+# users name what stands there
+OPEN_NODES = ("trace.tiers.", "trace.tenants.", "trace.kinds.", "slo.tiers.", "slo.tenants.")
 HIGHEST_SEED = 2**63 - 1
 
 

@@ -117,6 +117,23 @@ def cost(cluster: "Cluster", requests: pl.DataFrame) -> dict[str, Value]:
             "usd_per_million_tokens": usd_per_hour * span_s / 3600.0 / tokens * 1e6 if known else None}  # fmt: skip
 
 
+def revenue(slo: Slo, requests: pl.DataFrame) -> dict[str, Value]:
+    """Return what the requests of a run earned by the prices and penalties of their tiers; nothing where none is set.
+
+    revenue_usd : price_usd for a million output tokens of requests that met their targets, less penalty_usd for each
+                  other one that arrived
+    """
+    if not any(tier.price_usd or tier.penalty_usd for tier in slo.tiers):
+        return {}
+    prices = {tier.name: tier.price_usd for tier in slo.tiers}
+    penalties = {tier.name: tier.penalty_usd for tier in slo.tiers}
+    price = pl.col("tier").replace_strict(prices, default=0.0, return_dtype=pl.Float64)
+    penalty = pl.col("tier").replace_strict(penalties, default=0.0, return_dtype=pl.Float64)
+    earned = (price * pl.col("generated_tokens") / 1e6).filter(pl.col("slo_met") & ARRIVED).sum()
+    lost = penalty.filter(pl.col("slo_met").not_() & ARRIVED).sum()
+    return {"revenue_usd": requests.select(earned - lost).item()}
+
+
 def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:
     """Return a quantile of the gaps between tokens from their histogram.
 

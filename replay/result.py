@@ -74,6 +74,7 @@ class Result:
             "digest": code,
             **metrics.prefill_work(session.state.instances[: len(session.state.prefill_views)]),
             **metrics.cost(session.cluster, requests),
+            **metrics.revenue(session.slo, requests),
             **tiers.numbers(session, requests),
             **network.numbers(session, requests),
             **_predicted(session),

@@ -162,7 +162,7 @@ class Session:
             schema.BAD_SOURCE: f"route policy '{names['route']}' returned source {value} for request {at}, but a "
                                f"prefix can be fetched from instances 0..{prefills - 1} only (or -1 for no fetch).",
             schema.BAD_DECODE: f"decode policy '{names['decode']}' returned instance {value} for request {at}, but "
-                               f"the cluster has decode-capable instances 0..{decodes - 1}.",
+                               f"the cluster has decode-capable instances 0..{decodes - 1} (or REFUSE = -1).",
             schema.BAD_ORDER: f"order policy '{names['order']}' returned NaN for request {at}, but a key must be a "
                               f"number.",
             schema.BAD_BATCH: f"batch policy '{names['batch']}' returned {value} prefill tokens for instance {at}, but "

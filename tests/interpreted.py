@@ -117,7 +117,7 @@ FAULTS = [
     ("route", lambda request, instances, now_ps: -2, schema.BAD_ROUTE),
     ("route", lambda request, instances, now_ps: (0, len(instances)), schema.BAD_SOURCE),
     ("route", lambda request, instances, now_ps: (0, -2), schema.BAD_SOURCE),
-    ("decode", lambda request, instances, now_ps: -1, schema.BAD_DECODE),
+    ("decode", lambda request, instances, now_ps: -2, schema.BAD_DECODE),
     ("decode", lambda request, instances, now_ps: len(instances), schema.BAD_DECODE),
     ("order", lambda request, now_ps: (float("nan"), NEVER), schema.BAD_ORDER),
     ("order", lambda request, now_ps: (0.0, float("nan")), schema.BAD_ORDER),

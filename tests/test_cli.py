@@ -30,7 +30,7 @@ def engine(session):
 def fake(monkeypatch, tmp_path):
     """Put the hand-made session in the engine's place, and an empty folder in that of the working directory."""
     monkeypatch.setitem(sys.modules, "replay.session", engine(FakeSession))
-    monkeypatch.setattr(run, "_compile", lambda: None)
+    monkeypatch.setattr(run, "ready", lambda: None)
     monkeypatch.chdir(tmp_path)
     return monkeypatch
 
@@ -180,7 +180,8 @@ def test_verbs_help_and_version(capsys):
     assert all(verb in out for verb in cli.VERBS) and "kvreplay 0.1.0" in out
     assert cli.main([]) == 2 and cli.main(["rnu"]) == 2 and cli.main(["frobnicate"]) == 2
     err = capsys.readouterr().err
-    assert "there is no verb 'rnu'; the verbs are run, traces, policies. Did you mean 'run'?" in err
+    verbs = "run, regret, bounds, place, traces, policies"
+    assert f"there is no verb 'rnu'; the verbs are {verbs}. Did you mean 'run'?" in err
 
 
 def test_policies_lists_every_policy_with_its_ranges(capsys):

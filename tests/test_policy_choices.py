@@ -52,6 +52,11 @@ def test_least_tokens() -> None:
     assert asked("route", "least_tokens", [{"queued_tokens": 5}, {"queued_tokens": 3}, {"queued_tokens": 3}]) == 1
 
 
+def test_least_in_flight_counts_itself() -> None:
+    """Signals that are old say that nothing runs; the router's own count says where it sent."""
+    assert asked("route", "least_in_flight", [{"in_flight": 3}, {"in_flight": 2, "running": 9}, {"in_flight": 2}]) == 1
+
+
 def test_lmetric_multiplies_tokens_and_requests() -> None:
     """(500 + 1000 - 900) * (3 + 1) = 2400 against 1000 * (1 + 1) = 2000 and (4000 + 1000) * 1."""
     views = [{"queued_tokens": 500, "hit_tokens": 900, "running": 2, "waiting": 1}, {"running": 1},

@@ -43,7 +43,7 @@ NONSENSE = [
     ("opens a file", "route", "open('x')\n    return 0", "does not compile"),
     ("unknown name", "route", "return undefined_name", "undefined_name"),
     ("calls itself", "route", "return mine(request, instances, now_ps)", "does not compile"),
-    ("negative", "decode", "return -1", "decode policy 'mine' returned instance -1"),
+    ("negative", "decode", "return -2", "decode policy 'mine' returned instance -2"),
     ("NaN key", "order", "return math.nan", "order policy 'mine' returned NaN for request 0"),
     ("NaN margin", "order", "return 1.0, math.nan", "order policy 'mine' returned NaN"),
     ("negative tokens", "batch", "return -5, True, False", "batch policy 'mine' returned -5 prefill tokens"),
