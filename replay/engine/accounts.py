@@ -18,7 +18,7 @@ def service_of(state, holder, tenant):
     return account.lift + tokens / state.asking.shares[tenant + 1]
 
 
-@inlined
+@kernel
 def leave_waiting(state, holder, r):
     """Count request r no more among those that wait at a holder, modified in place."""
     tenant = state.requests[r].tenant
@@ -43,7 +43,7 @@ def charge_prompt(state, i, r):
         common.input_tokens += state.requests[r].prompt_tokens
 
 
-@inlined
+@kernel
 def charge_output(state, i, r, tokens):
     """Charge tokens that request r got on instance i to its tenant, modified in place."""
     tenant = state.requests[r].tenant

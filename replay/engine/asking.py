@@ -33,52 +33,6 @@ def _overload_as_seen(request):
 
 
 @inlined
-def shown(state, slot, r, i):
-    """Return what the policy of a slot sees of request r, on instance i or, with -1, in the cluster. In place."""
-    if state.cluster[0].asks >> slot & 1:
-        describe(state, r, i)
-        return state.asking.seen[0]
-    return as_seen(state.requests[r])
-
-
-@kernel
-def describe(state, r, i):
-    """Work out all that a policy may know of request r on instance i, -1 in the cluster; state.asking.seen, in place.
-
-    cost : O(1), and that of walking its prefix where prefill_tokens or prefill_s is read
-    """
-    cluster = state.cluster[0]
-    job = state.jobs[r]
-    seen = state.asking.seen[0]
-    keep(state, r)
-    promise(state, r)
-    runs = job.stage == PREFILLING or job.stage == DECODING
-    seen.runs = 1 if runs else 0
-    seen.preemptions = job.preemptions
-    if runs and job.stage == DECODING:
-        left = state.batch[i, FINISH_AT, job.slot] - state.instances[i].iteration
-        seen.generated_tokens = job.output_tokens - left
-    seen.true_tokens = job.output_tokens if cluster.reads_truth else -1
-    if cluster.spelled:
-        spell = state.asking.spells[r]
-        elapsed_ps = cluster.now_ps - spell.since_ps
-        seen.stage_s = elapsed_ps * PS
-        seen.waited_s = spell.waited_ps * PS if runs else 0.0
-        seen.served_s = (spell.served_ps + (elapsed_ps if runs else 0)) * PS
-    if cluster.reads_prefill:
-        expect_prefill(state, r, i)
-    if cluster.fair:
-        holder = i if i >= 0 else cluster.num_instances
-        seen.tenant_service = service_of(state, holder, seen.tenant)
-        promised = state.asking.accounts[holder, seen.tenant + 1].promised
-        seen.tenant_weight = state.asking.shares[seen.tenant + 1]
-        seen.tenant_expected = seen.tenant_service + cluster.output_weight * promised / seen.tenant_weight
-    if cluster.reads_prefix_keys:
-        for k in range(PREFIX_KEYS):
-            seen.prefix_keys[k] = state.asking.prefix_keys[r, k]
-
-
-@inlined
 def keep(state, r):
     """Copy what is kept of request r into the row that a policy is shown, in place."""
     seen = state.asking.seen[0]
@@ -141,3 +95,49 @@ def expect_prefill(state, r, i):
     seen.prefill_s = 0.0
     if tokens > 0:
         seen.prefill_s = view.iteration_s + tokens * view.prefill_token_s + squares * view.prefill_token_sq_s
+
+
+@kernel
+def describe(state, r, i):
+    """Work out all that a policy may know of request r on instance i, -1 in the cluster; state.asking.seen, in place.
+
+    cost : O(1), and that of walking its prefix where prefill_tokens or prefill_s is read
+    """
+    cluster = state.cluster[0]
+    job = state.jobs[r]
+    seen = state.asking.seen[0]
+    keep(state, r)
+    promise(state, r)
+    runs = job.stage == PREFILLING or job.stage == DECODING
+    seen.runs = 1 if runs else 0
+    seen.preemptions = job.preemptions
+    if runs and job.stage == DECODING:
+        left = state.batch[i, FINISH_AT, job.slot] - state.instances[i].iteration
+        seen.generated_tokens = job.output_tokens - left
+    seen.true_tokens = job.output_tokens if cluster.reads_truth else -1
+    if cluster.spelled:
+        spell = state.asking.spells[r]
+        elapsed_ps = cluster.now_ps - spell.since_ps
+        seen.stage_s = elapsed_ps * PS
+        seen.waited_s = spell.waited_ps * PS if runs else 0.0
+        seen.served_s = (spell.served_ps + (elapsed_ps if runs else 0)) * PS
+    if cluster.reads_prefill:
+        expect_prefill(state, r, i)
+    if cluster.fair:
+        holder = i if i >= 0 else cluster.num_instances
+        seen.tenant_service = service_of(state, holder, seen.tenant)
+        promised = state.asking.accounts[holder, seen.tenant + 1].promised
+        seen.tenant_weight = state.asking.shares[seen.tenant + 1]
+        seen.tenant_expected = seen.tenant_service + cluster.output_weight * promised / seen.tenant_weight
+    if cluster.reads_prefix_keys:
+        for k in range(PREFIX_KEYS):
+            seen.prefix_keys[k] = state.asking.prefix_keys[r, k]
+
+
+@inlined
+def shown(state, slot, r, i):
+    """Return what the policy of a slot sees of request r, on instance i or, with -1, in the cluster. In place."""
+    if state.cluster[0].asks >> slot & 1:
+        describe(state, r, i)
+        return state.asking.seen[0]
+    return as_seen(state.requests[r])

@@ -156,6 +156,7 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     arrival = chosen["admit"].policy.reads | chosen["route"].policy.reads
     row["reads_hits"] = "hit_tokens" in arrival
     row["reads_blocks"] = bool(arrival & COUNTS)
+    row["takes_all"] = chosen["admit"].policy.name == "always"
     row["admit_reads_decodes"] = "decodes" in chosen["admit"].policy.extras
     row["decode_reads_blocks"] = bool(chosen["decode"].policy.reads & COUNTS)
     evict, write = chosen["evict"].policy, chosen["write"].policy

@@ -3,7 +3,7 @@
 import math
 
 from replay.engine.eviction_queue import link, unlink
-from replay.engine.jit import inlined, kernel
+from replay.engine.jit import kernel
 from replay.engine.kvcache import (
     free_private,
     release_path,
@@ -89,7 +89,7 @@ def release_blocks(state, policies, i, r):
     job.pinned_blocks = 0
 
 
-@inlined
+@kernel
 def end_spell(state, r):
     """Note that request r runs no more as of now, modified in place."""
     spell = state.asking.spells[r]

@@ -221,6 +221,7 @@ CLUSTER = np.dtype([
     ("fair", "i1"), ("promises", "i1"),     # somebody reads tenant_service or tenant_expected; the latter
     ("spelled", "i1"), ("reads_prefill", "i1"), ("reads_truth", "i1"), ("reads_prefix_keys", "i1"),
     ("batch_reads_pace", "i1"), ("admit_reads_decodes", "i1"), ("signals", "i1"), ("pooled", "i1"),
+    ("takes_all", "i1"),                    # the admit policy is `always`: it need not be asked
     ("input_weight", "f8"), ("output_weight", "f8"),  # of a token in tenant_service
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
