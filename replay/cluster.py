@@ -19,7 +19,8 @@ ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
 UNLIMITED_BLOCKS = 1_000_000_000
 LIMITS = ("max_batch", "token_budget", "kv_blocks", "nic_bytes_per_s", "nic_latency_s")
-KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "mixed_pool", "instances")
+KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "mixed_pool", "migrate_s",
+        "instances")
 HANDOFFS = ("whole", "layerwise", "chunked")
 MOST_INSTANCES = 65536
 
@@ -48,6 +49,7 @@ class Cluster:
     layers    : layers of the model, the pieces of a layerwise handoff
     signal_lag_ps : routers are told what instances report at multiples of it; 0 for what is so
     mixed_pool    : every instance is mixed, and hands a prompt over where the decode policy says; its home is a role
+    migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
     """
 
     name: str
@@ -62,6 +64,7 @@ class Cluster:
     chunked: bool = False
     signal_lag_ps: int = 0
     mixed_pool: bool = False
+    migrate_ps: int = 0
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -131,7 +134,17 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         chunked=handoff == "chunked",
         signal_lag_ps=_signal_lag_ps(config.get("signals")),
         mixed_pool=mixed_pool,
+        migrate_ps=_migrate_ps(settings["migrate_s"], fabric, kv),
     )
+
+
+def _migrate_ps(value: Any, fabric: Fabric | None, kv: Kv | None) -> int:
+    if value is None:
+        return 0
+    if fabric is not None or kv is not None:
+        raise ConfigError("live migration goes over the instances' own cards, beside no other tier: cluster.migrate_s "
+                          "must be null with a fabric or a KV hierarchy. Set kv=none and fabric=none.")
+    return ps(number(value, "cluster.migrate_s", above=0.0), "cluster.migrate_s")
 
 
 def _signal_lag_ps(node: Any) -> int:

@@ -31,10 +31,12 @@ SLOTS = {
     "evict": ("node", "now_ps"),
     "fetch": ("request", "instance", "offer", "now_ps"),
     "write": ("node", "evicting", "now_ps"),
+    "migrate": ("instances", "now_ps"),
 }
 # what else a policy may take after these, by name: float64 numbers of its own, zeros at first, that it may change; the
 # decode-capable instances
-EXTRAS = {"admit": ("decodes", "memory"), **dict.fromkeys(("route", "decode", "order", "batch", "fetch"), ("memory",))}
+EXTRAS = {"admit": ("decodes", "memory"), "migrate": ("memory",),
+          **dict.fromkeys(("route", "decode", "order", "batch", "fetch"), ("memory",))}
 MAX_TUNABLES = 16
 MEMORY = 1024  # numbers that a policy may remember, at least; and at least 4 a tenant
 ORACLES_ONLY = frozenset({"true_tokens", "next_use"})  # fields of the future

@@ -78,6 +78,7 @@ class Result:
             **tiers.numbers(session, requests),
             **network.numbers(session, requests),
             **_predicted(session),
+            **_migrated(session),
         }
         numbers = metrics.summary(requests, session.state.histogram, session.slo, totals)
         log = events.to_table(session.log) if getattr(session, "events", False) else None
@@ -156,6 +157,16 @@ def _predicted(session: "Session") -> dict[str, metrics.Value]:
     from predictors.metrics import quality
 
     return dict(quality(predicted, np.asarray(session.state.jobs["output_tokens"])))
+
+
+def _migrated(session: "Session") -> dict[str, metrics.Value]:
+    """Return what live migration did in a run; nothing without it."""
+    if not session.state.cluster["migrates"][0]:
+        return {}
+    moving = session.state.asking.moving
+    token_bytes = np.array([instance.profile.kv_token_bytes for instance in session.cluster.instances])
+    return {"migrations": int(moving["moved"].sum()), "migrations_given_up": int(moving["given_up"].sum()),
+            "migrated_gb": float((moving["copied_tokens"] * token_bytes).sum()) / 1e9}  # fmt: skip
 
 
 def _columns(session: "Session") -> dict[str, np.ndarray]:

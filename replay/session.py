@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from traces import Trace
 
 DEFAULTS = {"admit": "always", "route": "least_loaded", "decode": "least_kv", "order": "fcfs", "batch": "chunked",
-            "evict": "lru", "fetch": "best_effort", "write": "through"}
+            "evict": "lru", "fetch": "best_effort", "write": "through", "migrate": "llumnix"}
 TIERED_SLOTS = ("fetch", "write")  # asked only by a cluster with a KV hierarchy
 SLICE_EVENTS = 1_000_000
 
@@ -133,10 +133,12 @@ class Session:
     def _compiled(self) -> list[Any]:
         """Return what the event loop calls: a function a policy slot, then those of the hierarchy and the fabric."""
         tiered = self.cluster.kv is not None
-        functions = [adapters.adapter(self.policies[slot]) if tiered or slot not in TIERED_SLOTS
-                     else compile.stand_in(slot) for slot in SLOTS]  # fmt: skip
+        moves = self.cluster.migrate_ps > 0
+        idle = (() if tiered else TIERED_SLOTS) + (() if moves else ("migrate",))
+        functions = [compile.stand_in(slot) if slot in idle else adapters.adapter(self.policies[slot])
+                     for slot in SLOTS]  # fmt: skip
         return [*functions, compile.hierarchy_function(tiered),
-                compile.fabric_function(self.cluster.fabric is not None)]
+                compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])
@@ -169,6 +171,8 @@ class Session:
                               f"at least 0 are needed.",
             schema.BAD_FETCH: f"fetch policy '{names['fetch']}' returned a wait that is NaN or below 0 for request "
                               f"{at}, but the seconds to wait must be 0 or more.",
+            schema.BAD_MIGRATE: f"migrate policy '{names['migrate']}' returned instances {at} and {value}, but the "
+                                f"cluster has decode-capable instances 0..{decodes - 1} (or -1 and -1 for none).",
             schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a "
                               f"number.",
         }

@@ -99,4 +99,4 @@ def with_fabric(random: Random, cluster: Cluster) -> Cluster:
     mode = random.choice(modes)
     layers = random.choice([1, 3, 7])
     changes = {"layerwise": mode == "layerwise", "chunked": mode == "chunked", "layers": layers}
-    return replace(cluster, fabric=random_fabric(random, cluster), **changes)
+    return replace(cluster, fabric=random_fabric(random, cluster), migrate_ps=0, **changes)

@@ -136,6 +136,9 @@ FAULTS = [
     ("fetch", lambda request, instance, offer, now_ps: 2, None),
     ("fetch", lambda request, instance, offer, now_ps: (0.5, 0.0), None),
     ("write", lambda node, evicting, now_ps: 0.5, None),
+    ("migrate", lambda instances, now_ps: (0, len(instances)), schema.BAD_MIGRATE),
+    ("migrate", lambda instances, now_ps: (-2, 0), schema.BAD_MIGRATE),
+    ("migrate", lambda instances, now_ps: 1, None),
 ]
 
 
@@ -148,7 +151,8 @@ def test_faults(slot: str, function: Callable[..., Any], fault: int | None, monk
     policy(slot)(function)
     try:
         with pytest.raises(KvreplayError, match=slot):
-            replay(TRACE, SPLIT if slot not in TIERED_SLOTS else TIERED, small_policies(**{slot: "wrong"}))
+            where = replace(SPLIT, migrate_ps=1000) if slot == "migrate" else TIERED if slot in TIERED_SLOTS else SPLIT
+            replay(TRACE, where, small_policies(**{slot: "wrong"}))
     finally:
         registry()[slot].pop("wrong")
     assert found == ([] if fault is None else [fault])

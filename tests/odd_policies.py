@@ -130,7 +130,16 @@ def odd_young(node, now_ps):
     return node.first_used_ps * 1e-12
 
 
+def odd_migrate(instances, now_ps):
+    """Move from anywhere to anywhere, by the time.
+
+    source : own
+    """
+    return now_ps // 7 % len(instances), now_ps // 11 % len(instances)
+
+
 SLOT_OF = {
+    odd_migrate: "migrate",
     odd_admit: "admit",
     odd_route: "route",
     odd_short: "route",

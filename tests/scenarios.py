@@ -84,7 +84,7 @@ def hierarchical(case: Scenario, random: Random) -> Scenario:
             for instance in cluster.instances
         )
         cluster = replace(cluster, instances=instances, prefix_cache=random.random() < 0.97)
-    cluster = replace(cluster, kv=random_kv(random, cluster, trace))
+    cluster = replace(cluster, kv=random_kv(random, cluster, trace), migrate_ps=0)
     return replace(case, trace=trace, cluster=cluster, policies=case.policies | random_movement(random))
 
 
@@ -187,7 +187,9 @@ def random_cluster(random: Random, trace: Trace, block_tokens: int) -> Cluster:
     if pooled:
         instances = [replace(instance, role="mixed", home=instance.role) for instance in instances]
     cached = random.random() < 0.8
-    return small_cluster(instances, cached, None if pooled else layers, signal_lag_ps=lag_ps, mixed_pool=pooled)
+    migrate_ps = random.choice([0, 0, 0, 300, 5000, 40_000])
+    return small_cluster(instances, cached, None if pooled else layers, signal_lag_ps=lag_ps, mixed_pool=pooled,
+                         migrate_ps=migrate_ps)  # fmt: skip
 
 
 def random_instance(random: Random, role: str, longest_blocks: int, block_tokens: int) -> Instance:

@@ -19,6 +19,7 @@ DEFAULTS = {
     "evict": "lru",
     "fetch": "best_effort",
     "write": "through",
+    "migrate": "llumnix",
 }
 
 

@@ -132,6 +132,15 @@ RUNS: dict[str, tuple[dict[str, Any], Cluster, dict[str, Any]]] = {
     "split_layerwise_locality": ({"gap_ps": 700}, split(2, 1, layers=4), {"route": "kv_locality"}),
     "closed_loop": ({"gap_ps": 2000, "closed": True}, mixed(2), {"route": "kv_locality"}),
     "closed_loop_split": ({"gap_ps": 2000, "closed": True, "long": True}, split(1, 2), {"order": URGENT}),
+    "least_remaining_first": ({"gap_ps": 250}, mixed(2), {"order": ("oracle_srpt", {})}),
+    "old_signals_in_a_pool": (
+        {"gap_ps": 400}, replace(mixed(3), mixed_pool=True, signal_lag_ps=3000),
+        {"route": "lmetric", "decode": "least_step", "order": URGENT},
+    ),
+    "migration": (
+        {"gap_ps": 250, "long": True}, replace(mixed(3, kv_blocks=30), migrate_ps=2000),
+        {"route": "random", "migrate": ("llumnix", {"least_gap": 0.5, "enough": 1e6})},
+    ),
     "dram_pool": ({"requests": FEW, "gap_ps": 900}, tiered(mixed(4, kv_blocks=20), 2), {}),
     "dram_ssd_waiting": (
         {"requests": FEW, "gap_ps": 700}, tiered(mixed(3, kv_blocks=20), 2, (6, 60), overlap=False, replicate_after=2),

@@ -189,6 +189,8 @@ def check_answer(slot: str, answer: tuple[float, ...], instances_given: int) -> 
         assert answer[1] == int(answer[1]) and -1 <= answer[1] < instances_given
     elif slot == "decode":
         assert answer[0] == int(answer[0]) and REFUSE <= answer[0] < instances_given
+    elif slot == "migrate":
+        assert all(part == int(part) and -1 <= part < instances_given for part in answer)
     elif slot == "batch":
         assert answer[0] == int(answer[0]) and answer[0] >= 0 and set(answer[1:]) <= {0, 1}
     elif slot == "fetch":
@@ -220,6 +222,8 @@ def driver_of(slot: str) -> Any:
         if slot == "admit":
             driver = numba.njit(
                 lambda call, rows, views, decodes, now_ps, table: call(rows[0], views, decodes, now_ps, table))
+        elif slot == "migrate":
+            driver = numba.njit(lambda call, views, now_ps, table: call(views, now_ps, table))
         elif names[1:] == ("instances",):
             driver = numba.njit(lambda call, rows, views, now_ps, table: call(rows[0], views, now_ps, table))
         elif names == ("request", "instance", "offer"):
@@ -246,7 +250,8 @@ def test_answers_are_valid_deterministic_and_pure(policy: Policy) -> None:
         now_ps, values = random.randrange(1 << 61), values_of(policy, random)
         before, kept, again = copied(given), memory.copy(), memory.copy()
         answer = normal(policy.slot, called(policy, given, now_ps, values, memory))
-        check_answer(policy.slot, answer, len(given[1]) if SLOTS[policy.slot][1] == "instances" else 0)
+        names = SLOTS[policy.slot]
+        check_answer(policy.slot, answer, len(given[names.index("instances")]) if "instances" in names else 0)
         assert normal(policy.slot, called(policy, given, now_ps, values, again)) == answer
         assert same(given, before) and (memory == again).all()
         assert "memory" in policy.extras or (memory == kept).all()
@@ -275,6 +280,8 @@ def test_a_replay_ends_at_both_ends_of_every_tunable(policy: Policy) -> None:
     cluster = small_cluster([small_instance(role, profile, kv_blocks=12, max_batch=3) for role in ("mixed", "mixed")])
     if policy.slot in ("evict", "fetch", "write"):  # the last two are asked of a hierarchy only
         cluster = replace(cluster, kv=TIERS)
+    if policy.slot == "migrate":
+        cluster = replace(cluster, migrate_ps=900)
     settings = [{}] + [{name: end} for name, tunable in policy.tunables.items() for end in ends(tunable)]
     for values in settings:
         done = replay(trace, cluster, small_policies(**{policy.slot: (policy.name, values)})).summary

@@ -37,8 +37,8 @@ def asked(slot: str, name: str, views: list[dict[str, Any]] | None = None, reque
     if "decodes" in given:
         given["decodes"] = seen(given["decodes"])
     arguments = [row] if views is None else [row, seen(views)]
-    if slot == "batch":
-        arguments = seen(views or [{}])
+    if slot in ("batch", "migrate"):
+        arguments = seen(views or [{}]) if slot == "batch" else [seen(views or [])]
     defaults = registry()[slot][name].defaults
     return function(*arguments, now_ps, **defaults | given)
 
@@ -317,3 +317,14 @@ def test_shedding_spares_urgent_tiers() -> None:
     assert asked("admit", "shed_by_tier", full, {"tier": 1}, least_tier=2)
     full[0]["waiting"] = 4
     assert asked("admit", "shed_by_tier", full, {"tier": 1})
+
+
+def test_llumnix_evens_out_freeness() -> None:
+    """90 / 2 = 45, (20 - 4) / 4 = 4 and 90 / 1 blocks a running request: from the second to the third."""
+    views = [{"running": 2, "decoding": 2, "free_blocks": 90}, {"running": 4, "decoding": 4, "free_blocks": 20,
+             "waiting_tokens": 64}, {"running": 1, "decoding": 1, "free_blocks": 90}]  # fmt: skip
+    assert asked("migrate", "llumnix", views) == (1, 2)
+    assert asked("migrate", "llumnix", views, least_gap=86.1) == (-1, -1)
+    assert asked("migrate", "llumnix", views, enough=4.0) == (-1, -1)
+    views[1]["decoding"] = 0  # nothing there to move
+    assert asked("migrate", "llumnix", views) == (0, 2)

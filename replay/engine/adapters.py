@@ -41,13 +41,15 @@ SIGNATURES = {
     "evict": t.float64(PREFIX_ROW, t.int64, TUNABLES),
     "fetch": t.Tuple((t.int64, t.float64))(REQUEST_ROW, VIEW_ROW, OFFER_ROW, t.int64, TUNABLES),
     "write": t.int64(PREFIX_ROW, t.int64, t.int64, TUNABLES),
+    "migrate": PAIR(VIEWS, t.int64, TUNABLES),
 }
 TIERS = t.int64(t.int64, t.int64, t.int64, t.int64)  # address of the state, operation, request or other, instance
 FABRIC = t.int64(*[t.int64] * 7)  # address of the state, operation, two endpoints or other, bytes, kind, what for
 FUNCTION_TYPES = {slot: t.FunctionType(signature)
-                  for slot, signature in {**SIGNATURES, "tiers": TIERS, "fabric": FABRIC}.items()}
+                  for slot, signature in {**SIGNATURES, "tiers": TIERS, "fabric": FABRIC, "moves": TIERS}.items()}
 ROWS = {"admit": schema.ADMIT, "route": schema.ROUTE, "decode": schema.DECODE_ROUTE, "order": schema.ORDER,
-        "batch": schema.BATCH, "evict": schema.EVICT, "fetch": schema.FETCH, "write": schema.WRITE_SLOT}
+        "batch": schema.BATCH, "evict": schema.EVICT, "fetch": schema.FETCH, "write": schema.WRITE_SLOT,
+        "migrate": schema.MIGRATE}
 
 _compiled: dict[Policy, Callable[..., Any]] = {}
 

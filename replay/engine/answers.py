@@ -22,6 +22,7 @@ EXPECTED = {
     "evict": "a score, as a number",
     "fetch": "(tier, wait_s) as a whole number and a number",
     "write": "True or False",
+    "migrate": "(instance to move a request from, instance to move it to), or (-1, -1) for none",
 }
 
 
@@ -105,9 +106,15 @@ def write_answer(answer):
     return int(bool(answer)) if _is_truth(answer) else _refuse("write", answer)
 
 
+def migrate_answer(answer):
+    """Return (source, target)."""
+    good = isinstance(answer, tuple) and len(answer) == 2 and all(map(_is_whole, answer))
+    return (int(answer[0]), int(answer[1])) if good else _refuse("migrate", answer)
+
+
 ANSWERS: dict[str, Callable[[Any], Any]] = {
     "admit": admit_answer, "route": route_answer, "decode": decode_answer, "order": order_answer, "batch": batch_answer,
-    "evict": evict_answer, "fetch": fetch_answer, "write": write_answer,
+    "evict": evict_answer, "fetch": fetch_answer, "write": write_answer, "migrate": migrate_answer,
 }
 
 
@@ -175,3 +182,10 @@ def _write(answer):
     if not _truth(answer):
         _refuse_type("write", answer)
     return lambda answer: np.int64(1) if answer else np.int64(0)
+
+
+@overload(migrate_answer)
+def _migrate(answer):
+    if len(_parts(answer)) != 2 or not all(map(_whole, _parts(answer))):
+        _refuse_type("migrate", answer)
+    return lambda answer: (np.int64(answer[0]), np.int64(answer[1]))

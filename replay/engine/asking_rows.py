@@ -11,6 +11,7 @@ from replay.engine.request_schema import (
     ACCOUNT,
     LEDGER,
     MORE,
+    MOVE,
     MOVING,
     PREFIX_KEYS,
     SEEN,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from replay.slo import Slo
     from traces import Trace
 
-CHANGING = ("seen", "spells", "accounts", "ledgers", "told")  # arrays that a fork needs for itself
+CHANGING = ("seen", "spells", "accounts", "ledgers", "told", "moving")  # arrays that a fork needs for itself
 ASKED = ("admit", "route", "decode", "order")  # slots whose policies may see more of a request than REQUEST
 
 
@@ -70,6 +71,8 @@ def asking_of(trace: "Trace", slo: "Slo", row: np.ndarray, views: np.ndarray, tr
     holders = len(views) + 1 if row["fair"][0] else 1
     ledgers = np.zeros(holders, LEDGER)
     ledgers["last"] = schema.NONE
+    moving = np.zeros(len(views) if row["migrates"][0] else 1, MOVE)
+    moving["request"] = schema.NONE
     keyed = bool(row["reads_prefix_keys"][0])
     return Asking(
         seen=np.zeros(1, SEEN),
@@ -79,6 +82,7 @@ def asking_of(trace: "Trace", slo: "Slo", row: np.ndarray, views: np.ndarray, tr
         ledgers=ledgers,
         shares=np.array([1.0, *(slo.share(str(label)) for label in labels)]),
         prefix_keys=prefix_keys(trie, len(trace)) if keyed else np.zeros((1, PREFIX_KEYS), np.uint64),
+        moving=moving,
         told=views.copy() if row["signals"][0] else np.zeros(1, schema.VIEW),
     )
 

@@ -20,6 +20,7 @@ USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a ma
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 _operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
+_operate_moves: Any = None  # replay.engine.moves.operate_moves, likewise
 
 
 def is_compiled(name: str = "advance_table") -> bool:
@@ -32,9 +33,12 @@ def is_compiled(name: str = "advance_table") -> bool:
     return FOLDER is not None and any(FOLDER.rglob(f"compile.{name}*.nbc"))
 
 
-def advance_table(words, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric, max_events):
+def advance_table(
+    words, admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves, max_events
+):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
-    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric)
+    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, migrate,
+                           tiers, fabric, moves)  # fmt: skip
     return advance(state_at(words), policies, max_events)
 
 
@@ -46,6 +50,16 @@ def tiers_at(address, operation, what, i):
 def fabric_at(address, operation, a, b, size_bytes, kind, what):
     """Run `operate_fabric` on the state at an address."""
     return _operate_fabric(state_from(address), operation, a, b, size_bytes, kind, what)
+
+
+def moves_at(address, operation, what, i):
+    """Run `operate_moves` on the state at an address."""
+    return _operate_moves(state_from(address), operation, what, i)
+
+
+def no_migrate(instances, now_ps, tunables):
+    """Stand in for a migrate policy where nothing migrates."""
+    return -1, -1
 
 
 def no_fetch(request, instance, offer, now_ps, tunables):
@@ -71,7 +85,7 @@ def no_fabric(address, operation, a, b, size_bytes, kind, what):
 def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> int:
     """Run `advance` on a state, modified in place; compiled before first use, in seconds when the cache is empty.
 
-    functions : adapters in the order of SLOTS, then those of the hierarchy and of the fabric
+    functions : adapters in the order of SLOTS, then those of the hierarchy, of the fabric and of live migration
     returns   : DONE, PAUSED or FAULT
     """
     if INTERPRETED:
@@ -86,7 +100,7 @@ def load() -> None:
     if not _compiled and not INTERPRETED:
         if not is_compiled():
             compile_helpers(needed_by("replay.engine.kernel"))
-        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric")]
+        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves")]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
@@ -106,6 +120,15 @@ def fabric_function(there: bool) -> Callable[..., int]:
     if there:
         from replay.engine.fabric import operate_fabric as _operate_fabric
     return _part(FABRIC, fabric_at, "replay.engine.fabric") if there else _part(FABRIC, no_fabric)
+
+
+@cache
+def moves_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs live migration, as `hierarchy_function`."""
+    global _operate_moves
+    if there:
+        from replay.engine.moves import operate_moves as _operate_moves
+    return _part(TIERS, moves_at, "replay.engine.moves") if there else _part(TIERS, no_tiers)
 
 
 def _part(signature: Any, function: Callable[..., int], module: str | None = None) -> Callable[..., int]:
@@ -133,5 +156,5 @@ def needed_by(name: str) -> frozenset[str]:
 @cache
 def stand_in(slot: str) -> Callable[..., Any]:
     """Return a function for a policy slot that only a hierarchy asks."""
-    function = {"fetch": no_fetch, "write": no_write}[slot]
+    function = {"fetch": no_fetch, "write": no_write, "migrate": no_migrate}[slot]
     return function if INTERPRETED else entry(SIGNATURES[slot])(function)

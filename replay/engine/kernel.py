@@ -12,6 +12,7 @@ from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop, push
+from replay.engine.request_schema import OP_GO, OP_MOVE
 from replay.engine.routing import arrive, drain
 from replay.engine.schema import (
     BROKEN_LAW,
@@ -179,6 +180,8 @@ def end_iteration(state, policies, i):
         gone += finish_decodes(state, policies, i)
     if instance.phase_prefill_tokens > 0:
         gone += advance_prefills(state, policies, i)
+    if state.cluster[0].migrates and state.asking.moving[i].leaves:
+        gone += state.policies.moves(address_of(state), OP_GO, 0, i)
     if gone > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
     admitted = schedule(state, policies, i)
@@ -274,8 +277,10 @@ def advance(state, policies, max_events):
             cluster.passed = cluster.num_instances
             if leaf == 2 * cluster.num_instances:
                 tier_event(state, policies)
-            else:
+            elif leaf == 2 * cluster.num_instances + 1:
                 fabric_event(state, policies)
+            else:
+                state.policies.moves(address_of(state), OP_MOVE, 0, leaf - 2 * cluster.num_instances - 2)
         if cluster.spilled > 0:
             state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
         if cluster.fabric and state.wires.net[0].dirty:

@@ -12,7 +12,7 @@ from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings
 from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
 from replay.engine.state import in_lines
-from replay.engine.tree import empty_tree
+from replay.engine.tree import empty_tree, plain_set_event
 from replay.engine.wires import copy_wires, no_wires, wires_of
 from replay.errors import PolicyError
 from replay.hardware import nominal
@@ -52,7 +52,8 @@ def state_of(
     widest = max(instance.max_batch for instance in cluster.instances)
     num_tiers = max(1, len(slo.names))
     leaves = 1
-    while leaves < 2 * num_instances + (2 if cluster.fabric is not None else tiered):
+    more = 3 + num_instances if cluster.migrate_ps else 2 if cluster.fabric is not None else tiered
+    while leaves < 2 * num_instances + more:
         leaves *= 2
     row = _cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode))
     asking = asking_of(trace, slo, row, views[:num_instances], options["trie"])
@@ -85,6 +86,8 @@ def state_of(
         state = state._replace(hierarchy=hierarchy_of(trace, cluster, state, options))
     if cluster.fabric is not None:
         state = state._replace(wires=wires_of(trace, cluster, state, {**options, **_reads_links(chosen)}))
+    if cluster.migrate_ps:
+        plain_set_event(state.tree, 3 * num_instances + 2, cluster.migrate_ps)
     return _records(state) if INTERPRETED else state
 
 
@@ -142,6 +145,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
     row["pooled"] = cluster.mixed_pool
+    row["migrates"], row["migrate_ps"] = cluster.migrate_ps > 0, cluster.migrate_ps
     row["plain_lookup"] = 1
     row["common_store"] = NONE
     if cluster.kv is not None:
@@ -206,7 +210,7 @@ def with_policies(
     asking = asking_of(trace, slo, state.cluster, state.views[: int(state.cluster["num_instances"][0])], trie)
     same = [name for name, there in before.items() if there]
     kept_names = {"spelled": ("spells",), "fair": ("accounts", "ledgers"), "reads_prefix_keys": ("prefix_keys",)}
-    asking = asking._replace(told=state.asking.told, **{
+    asking = asking._replace(told=state.asking.told, moving=state.asking.moving, **{
         array: getattr(state.asking, array) for name in same for array in kept_names[name]})
     if "spelled" not in same:
         asking.spells["since_ps"] = state.cluster["now_ps"][0]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 PREFIX_KEYS = 8  # identities of a prompt's first 1, 2, 4, ... 128 trace blocks
+OP_MOVE, OP_GO = range(2)  # operations of live migration: an event of it, the end of an iteration of its source
 RECENT = 5  # outputs of a tenant that its expected output is the mean of
 
 # what is kept of every request, and a policy may know
@@ -68,6 +69,16 @@ ACCOUNT = np.dtype([("input_tokens", "i8"), ("output_tokens", "i8"), ("lift", "f
 LEDGER = np.dtype([("last", "i4"), ("gap", "f8")], align=True)
 
 
+# a live migration from an instance: rounds copy its KV while it decodes, the last one while it pauses
+MOVE = np.dtype([
+    ("request", "i4"),           # -1 for none
+    ("target", "i4"), ("preemptions", "i4"),  # of the request when it began to move
+    ("copied", "i4"),            # tokens of KV that are there once the copy under way is
+    ("leaves", "i1"),            # it is to leave at the end of the iteration in progress
+    ("rounds", "i8"), ("moved", "i8"), ("given_up", "i8"), ("copied_tokens", "i8"),  # over the run
+], align=True)
+
+
 class Asking(NamedTuple):
     """What is kept for the questions that policies are asked."""
 
@@ -79,3 +90,4 @@ class Asking(NamedTuple):
     shares: np.ndarray  # float64 (num_tenants + 1,), weights of tenants, read only
     prefix_keys: np.ndarray  # uint64 (num_requests, PREFIX_KEYS), one row where nobody reads them, read only
     told: np.ndarray  # VIEW (num_instances,): what instances reported last, one row where signals have no age
+    moving: np.ndarray  # MOVE (num_instances,), one row where nothing migrates

@@ -36,10 +36,10 @@ PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE = range(8)
 # return codes of `advance` and fault codes (CLUSTER.fault)
 DONE, PAUSED, FAULT = 0, 1, 2
 (OK, BAD_ADMIT, BAD_ROUTE, BAD_SOURCE, BAD_DECODE, BAD_ORDER, BAD_BATCH, BAD_EVICT, TIME_RANGE, BROKEN_LAW,
- BAD_FETCH) = range(11)
+ BAD_FETCH, BAD_MIGRATE) = range(12)
 
 # rows of `State.tunables`, one per policy slot
-ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT, FETCH, WRITE_SLOT = range(8)
+ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT, FETCH, WRITE_SLOT, MIGRATE = range(9)
 
 # event log kinds
 KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "handoff", "deliver", "finish", "fail",
@@ -221,9 +221,11 @@ CLUSTER = np.dtype([
     ("fair", "i1"), ("promises", "i1"),     # somebody reads tenant_service or tenant_expected; the latter
     ("spelled", "i1"), ("reads_prefill", "i1"), ("reads_truth", "i1"), ("reads_prefix_keys", "i1"),
     ("batch_reads_pace", "i1"), ("admit_reads_decodes", "i1"), ("signals", "i1"), ("pooled", "i1"),
+    ("migrates", "i1"),                     # requests may move between decode-capable instances while they run
     ("takes_all", "i1"),                    # the admit policy is `always`: it need not be asked
     ("input_weight", "f8"), ("output_weight", "f8"),  # of a token in tenant_service
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
+    ("migrate_ps", "i8"),                   # time between two questions to the migrate policy
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
@@ -246,7 +248,7 @@ BINS = 64 * BINS_PER_OCTAVE
 
 
 class Policies(NamedTuple):
-    """Compiled policies, one a slot; `tiers`, which moves KV between tiers, and `fabric`, which carries it."""
+    """Compiled policies, one a slot; the hierarchy, the fabric and live migration."""
 
     admit: Any
     route: Any
@@ -256,8 +258,10 @@ class Policies(NamedTuple):
     evict: Any
     fetch: Any
     write: Any
+    migrate: Any
     tiers: Any
     fabric: Any
+    moves: Any
 
 
 class Cache(NamedTuple):

@@ -54,6 +54,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "seen": (request_schema.SEEN, 1), "targets": (request_schema.TARGET, 1), "spells": (request_schema.SPELL, 1),
     "accounts": (request_schema.ACCOUNT, 2), "ledgers": (request_schema.LEDGER, 1), "shares": (np.dtype("f8"), 1),
     "prefix_keys": (np.dtype("u8"), 2), "told": (schema.VIEW, 1),
+    "moving": (request_schema.MOVE, 1),
 }
 GROUPS = ("cache", "cost", "hierarchy", "wires", "asking")  # in compiled code these are the state itself
 
@@ -122,7 +123,8 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 
 @intrinsic
-def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric):
+def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, migrate,
+                tiers, fabric, moves):
     """Keep first-class functions behind the table and return them as one pointer."""
 
     def build(context, builder, signature, arguments):
@@ -133,7 +135,8 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
             builder.store(function, builder.bitcast(place, function.type.as_pointer()))
         return builder.bitcast(base, cgutils.voidptr_t)
 
-    return POLICIES(table_type, admit, route, decode, order, batch, evict, fetch, write, tiers, fabric), build
+    functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves)
+    return POLICIES(table_type, *functions), build
 
 
 @lower_getattr(StateType, "policies")

@@ -11,6 +11,7 @@ from tests.twin.asking import Board, Desk
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
 from tests.twin.hierarchy import Hierarchy
 from tests.twin.links import deliver, fetch
+from tests.twin.moves import Mover
 from tests.twin.network import Network
 from tests.twin.plain import OPEN, Request, Server, ceil_div
 from tests.twin.reading import plain, requests_of
@@ -18,7 +19,7 @@ from tests.twin.residents import Clock, Rules
 from tests.twin.traffic import send_request, take_back
 from traces.schema import Trace
 
-ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC = range(5)
+ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC, MOVE = range(6)
 FIELDS = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "status", "prefill_instance",
     "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
@@ -114,6 +115,7 @@ class Twin:
         self.events = 0
         self.desk = Desk(self, None, policies["order"], [])
         self.pooled = cluster.mixed_pool
+        self.mover = Mover(self, cluster.migrate_ps)
         self.board = Board(self.servers, cluster.signal_lag_ps)
         order = policies["order"].policy
         self.moves = bool(order.reads & MOVING) or "now_ps" in order.uses
@@ -147,6 +149,7 @@ class Twin:
             events += [(time, HIERARCHY, sequence) for time, sequence, _, _ in self.hierarchy.events]
         if self.network is not None:
             events += [(time, FABRIC, sequence) for time, sequence in self.network.pending()]
+        events += [(time, MOVE, index) for time, index in self.mover.pending()]
         return events
 
     def step(self) -> bool:
@@ -169,6 +172,8 @@ class Twin:
         elif kind == FABRIC:
             assert self.network is not None
             self.network.handle(index)
+        elif kind == MOVE:
+            self.mover.handle(index)
         elif self.hierarchy is not None:
             self.hierarchy.handle(index)
         if self.hierarchy is not None:
@@ -332,6 +337,7 @@ class Twin:
         """Hand out the tokens of an iteration, and go on."""
         server.end_ps = None
         left = end_iteration_tokens(self, server)
+        left |= self.mover.iteration_ended(server)
         server.end_ps = self.now  # still busy while the cluster queue drains: step 5 forms the batch
         if left:
             self.drain()

@@ -1,0 +1,1 @@
+"""Which instance gives a running request to which other one."""
