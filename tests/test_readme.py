@@ -22,6 +22,7 @@ RECORDED = {
     "conversation_trace.jsonl.gz": "traces/mooncake/conversation_trace.jsonl.gz",
     "mooncake_fast25_fig9_lru_hit_rate.csv": "measured/published/mooncake_fast25_fig9_lru_hit_rate.csv",
     "azure_code.csv": "traces/azure2023/AzureLLMInferenceTrace_code.csv",
+    "AzureLLMInferenceTrace_conv.csv": "traces/azure2023/AzureLLMInferenceTrace_conv.csv",
 }
 ENTRY = '#!/bin/sh\nexec "{python}" -c "import sys; from replay.cli import main; sys.exit(main())" "$@"\n'
 
