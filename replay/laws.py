@@ -49,15 +49,17 @@ def service_bound(state: State) -> np.ndarray:
     """Return by how much the service of tenants that wait on an instance may differ under `vtc`.
 
     A tenant is charged a prompt only while it has the least service of those that wait. What else it gets then comes
-    from its running requests: no more output than the KV memory holds, or the batch has places for.
+    from its running requests: as many as the batch has places for, each with no more output than the longest, or than
+    the KV memory holds.
 
     returns : float64 (num_instances,)
     source  : Sheng et al., Fairness in serving large language models, OSDI 2024, lemma on backlogged clients
     """
     cluster, count = state.cluster[0], int(state.cluster["num_instances"][0])
     views = state.views[:count]
-    tokens = np.minimum(views["total_blocks"].astype(np.float64) * views["block_tokens"],
-                        views["max_batch"].astype(np.float64) * state.jobs["output_tokens"].max(initial=0))
+    longest = np.minimum(views["total_blocks"].astype(np.float64) * views["block_tokens"],
+                         float(state.jobs["output_tokens"].max(initial=0)))
+    tokens = longest * views["max_batch"]
     prompt = float(state.requests["prompt_tokens"].max(initial=0))
     return (cluster["input_weight"] * prompt + cluster["output_weight"] * tokens) / state.asking.shares.min()
 

@@ -31,9 +31,9 @@ from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
 from traces.jit import INTERPRETED
 
-SEEDS, SLICED_SEEDS, MOST_REQUESTS = 110, 10, 24
-TIERED_SEEDS, TIERED_REQUESTS = 90, 18
-FABRIC_SEEDS, FABRIC_REQUESTS = 60, 14
+SEEDS, SLICED_SEEDS, MOST_REQUESTS = 100, 10, 24
+TIERED_SEEDS, TIERED_REQUESTS = 80, 18
+FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
