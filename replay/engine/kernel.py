@@ -180,7 +180,7 @@ def end_iteration(state, policies, i):
         gone += finish_decodes(state, policies, i)
     if instance.phase_prefill_tokens > 0:
         gone += advance_prefills(state, policies, i)
-    if state.cluster[0].migrates and state.asking.moving[i].leaves:
+    if instance.gives:
         gone += state.policies.moves(address_of(state), OP_GO, 0, i)
     if gone > 0 and state.cluster[0].held >= 0:
         drain(state, policies)

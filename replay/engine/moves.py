@@ -57,7 +57,7 @@ def give_up(state, i):
     """End the migration from instance i without result, modified in place."""
     move = state.asking.moving[i]
     move.request = NONE
-    move.leaves = 0
+    state.instances[i].gives = 0
     move.given_up += 1
 
 
@@ -86,7 +86,6 @@ def begin_move(state, i, j):
     move.target = j
     move.preemptions = state.jobs[r].preemptions
     move.copied = 0
-    move.leaves = 0
     copy(state, i, kv_now(state, i, r))
 
 
@@ -103,7 +102,7 @@ def end_round(state, i):
     if new > state.views[i].block_tokens:
         copy(state, i, new)
         return
-    move.leaves = 1
+    state.instances[i].gives = 1
     cut(state, i)
 
 
@@ -139,7 +138,7 @@ def go(state, i):
     move.copied_tokens += tokens
     move.moved += 1
     move.request = NONE
-    move.leaves = 0
+    state.instances[i].gives = 0
     note(state, LOG_HANDOFF, r, i, tokens)
     send(state, i, r, max(state.cluster[0].now_ps, state.instances[i].nic_free_ps) + transfer_ps(state, i, tokens))
     return 1

@@ -74,7 +74,6 @@ MOVE = np.dtype([
     ("request", "i4"),           # -1 for none
     ("target", "i4"), ("preemptions", "i4"),  # of the request when it began to move
     ("copied", "i4"),            # tokens of KV that are there once the copy under way is
-    ("leaves", "i1"),            # it is to leave at the end of the iteration in progress
     ("rounds", "i8"), ("moved", "i8"), ("given_up", "i8"), ("copied_tokens", "i8"),  # over the run
 ], align=True)
 

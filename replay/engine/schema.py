@@ -113,6 +113,7 @@ INSTANCE = np.dtype([
     ("phase_prefill_tokens", "i4"),
     ("decodes", "i1"),             # the phase runs the decoding requests
     ("may_evict", "i1"),           # growth in this leap may evict
+    ("gives", "i1"),               # a request that migrates is to leave at the end of the iteration in progress
     ("residue", "i4"),             # iteration modulo block_tokens
     ("fresh", "i4"),               # decoding requests that wait for their first token here
     ("queue", "i4"),               # pairing heap of waiting requests
