@@ -167,7 +167,7 @@ def test_tokens_are_conserved(seed: int, case: Callable[[int], Scenario]) -> Non
 def stays(log: np.ndarray, jobs: np.ndarray, instances: int) -> tuple[list[int], list[int]]:
     """Sum every request's time waiting at and running on each instance, from the event log.
 
-    jobs    : JOB rows at the end; they say where a fetch or handoff went
+    jobs    : JOB rows at the end; they say where a fetch went
     returns : waiting, running [ps], (instances,) each; a request waits from the moment that it is sent
     """
     waiting, running = [0] * instances, [0] * instances
@@ -180,7 +180,7 @@ def stays(log: np.ndarray, jobs: np.ndarray, instances: int) -> tuple[list[int],
         if total is not None:
             since[request] = (total, instance, time_ps)
 
-    for event in log:
+    for place, event in enumerate(log):
         kind = KINDS[event["kind"]]
         request, time_ps, instance = (int(event[name]) for name in ("request", "time_ps", "instance"))
         if kind == "admit":
@@ -190,8 +190,11 @@ def stays(log: np.ndarray, jobs: np.ndarray, instances: int) -> tuple[list[int],
         elif kind == "fetch":
             move(request, time_ps, waiting, int(jobs["prefill_instance"][request]))
         elif kind == "handoff":
-            move(request, time_ps, waiting, int(jobs["decode_instance"][request]))
-        elif kind in ("finish", "fail"):
+            later = log[place:][log["request"][place:] == request]  # a request that migrates is handed over again
+            came = later[later["kind"] == KINDS.index("deliver")]
+            target = came["instance"][0] if len(came) else jobs["decode_instance"][request]
+            move(request, time_ps, waiting, int(target))
+        elif kind in ("finish", "fail", "reject"):
             move(request, time_ps, None, instance)
     assert not since, "a request stayed for ever"
     return waiting, running
