@@ -1,6 +1,8 @@
-"""What several policies expect of an instance, from its counts and nominal times."""
+"""What several policies share: what they expect of an instance, and a draw."""
 
 import numba
+
+from replay.engine.draws import uniform
 
 
 @numba.njit(nogil=True)
@@ -29,3 +31,18 @@ def decode_load(request, view, stays, coming):
     target_s = min(request.itl_s, request.tpot_s)
     room_tokens = float(view.total_blocks) * view.block_tokens
     return max(step_s(view, requests, tokens) / target_s, requests / view.max_batch, tokens / room_tokens)
+
+
+@numba.njit(nogil=True)
+def emptier_of_two(random_key, instances, stream):
+    """Return the one with fewer requests of two different instances, drawn from two streams of a request's key."""
+    count = len(instances)
+    first = int(uniform(random_key, stream) * count)
+    if count == 1:
+        return first
+    second = int(uniform(random_key, stream + 1) * (count - 1))
+    if second >= first:
+        second += 1
+    load_first = instances[first].waiting + instances[first].running
+    load_second = instances[second].waiting + instances[second].running
+    return second if load_second < load_first else first

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from traces.schema import Trace
 
 KINDS = {"none": (), "constant": ("tokens",), "oracle": ("sigma", "tau", "mae_tokens", "bias")}
-KEYS = ("name", "kind", *dict.fromkeys(key for keys in KINDS.values() for key in keys))
 
 
 def predict(node: Mapping[str, Any] | None, trace: "Trace", seed: int) -> np.ndarray | None:

@@ -156,7 +156,7 @@ class Runner:
         from replay.session import Session
         from replay.slo import build_slo
 
-        trace = self._trace(config["trace"], checked.seed)
+        trace = self.trace(config["trace"], checked.seed)
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
@@ -167,7 +167,7 @@ class Runner:
             gaps=checked.gaps, predictions=predictions,
         )
 
-    def _trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
+    def trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
         """Load or generate a trace once for all runs that ask for the same one."""
         from replay.session import keep_trie
         from traces.synthetic import from_config, trie_from_config

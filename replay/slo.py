@@ -11,6 +11,7 @@ import polars as pl
 
 from replay.errors import ConfigError
 from replay.hardware.conf import load
+from replay.hardware.fields import number
 from traces.schema import Trace
 
 # a target -> the column of `requests` that must not exceed it; itl_s bounds the longest gap of the request
@@ -123,16 +124,8 @@ def build_slo(spec: "Slo | Mapping[str, Any] | str | None") -> Slo:
     tenants = {} if node.get("tenants") is None else node["tenants"]
     if not isinstance(tenants, Mapping):
         raise ConfigError(f"slo.tenants must map tenants to their shares, but is {tenants!r}. Write {{a: 2.0}}.")
-    shares = {str(name): _number(value, f"slo.tenants.{name}", False) for name, value in tenants.items()}
+    shares = {str(name): number(value, f"slo.tenants.{name}", above=0.0) for name, value in tenants.items()}
     return Slo(built, default, str(unlisted), shares)
-
-
-def _number(value: Any, place: str, zero: bool) -> float:
-    """Return a positive number, or 0 where `zero` allows it."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-    if not fits or (value == 0 and not zero):
-        raise ConfigError(f"{place} must be {'0 or more' if zero else 'a positive number'}, but is {value!r}.")
-    return float(value)
 
 
 def _tier(name: str, targets: Any) -> Tier:
@@ -145,7 +138,7 @@ def _tier(name: str, targets: Any) -> Tier:
         if value is None and key != "weight":
             continue
         if key in MONEY:
-            values[str(key)] = _number(value, f"{place}.{key}", True)
+            values[str(key)] = number(value, f"{place}.{key}")
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"{place}.{key} must be a positive number, but is {value!r}. Use null for no target.")

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from replay.engine.schema import BINS, CLUSTER, GONE, INSTANCE, JOB, PENDING, REQUEST, STATUSES, VIEW
+from replay.engine.request_schema import REQUEST
+from replay.engine.schema import BINS, CLUSTER, GONE, INSTANCE, JOB, PENDING, STATUSES, VIEW
 from replay.slo import Slo, build_slo
 from traces.schema import Trace, build
 

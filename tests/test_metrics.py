@@ -192,7 +192,7 @@ def test_revenue_pays_for_what_was_met_and_fines_the_rest() -> None:
     })  # fmt: skip
     assert revenue(slo, rows) == {"revenue_usd": pytest.approx(1.5 - 0.25 - 0.5)}
     assert revenue(build_slo({"gold": {}}), rows) == {}
-    with pytest.raises(ConfigError, match="slo.tiers.gold.price_usd must be 0 or more"):
+    with pytest.raises(ConfigError, match="slo.tiers.gold.price_usd must be finite, at least 0, but is -1"):
         build_slo({"gold": {"price_usd": -1}})
-    with pytest.raises(ConfigError, match="slo.tenants.a must be a positive number"):
+    with pytest.raises(ConfigError, match="slo.tenants.a must be finite, above 0, but is 0"):
         build_slo({"tiers": {"gold": {}}, "tenants": {"a": 0}})

@@ -146,6 +146,21 @@ def test_a_policy_that_never_serves_ends_the_replay(slot, body, folder, capsys):
     assert "30 requests: 30 unfinished" in capsys.readouterr().out
 
 
+@pytest.fixture
+def own_always() -> Iterator[None]:
+    """Give the policy that takes every request back after a plug-in stood in its place."""
+    before = registry()["admit"].get("always")
+    yield
+    if before is not None:
+        registry()["admit"]["always"] = before
+
+
+def test_a_plug_in_in_the_place_of_a_policy_is_asked(own_always, folder, capsys):
+    (folder / "mine.py").write_text(plugin("return False", "admit").replace("def mine", "def always"))
+    assert cli.main(["run", "plugins=[mine.py]", "cluster=mixed_4", *ARGUMENTS]) == 0
+    assert "30 requests: 30 rejected" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("slot, body, words", [NONSENSE[0][1:], NONSENSE[6][1:]])
 def test_in_a_process_of_its_own(slot, body, words, folder):
     (folder / "mine.py").write_text(plugin(body, slot))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from replay.engine import schema
+from replay.engine.request_schema import REQUEST
 from replay.errors import ConfigError
 from replay.session import Session, replay
 from tests.odd_policies import registered
@@ -74,12 +75,12 @@ def test_the_event_log_is_whole_and_in_order() -> None:
 
 
 def test_a_policy_row_holds_no_true_output_length() -> None:
-    for row in (schema.REQUEST, schema.VIEW, schema.SLOT):
+    for row in (REQUEST, schema.VIEW, schema.SLOT):
         assert not [name for name in row.names if "output" in name]
 
 
 def test_state_takes_at_most_250_bytes_per_request() -> None:
-    assert schema.REQUEST.itemsize + schema.JOB.itemsize <= 250
+    assert REQUEST.itemsize + schema.JOB.itemsize <= 250
     session = mixed_session()
     per_request = [array for array in session.state[:14] if len(array) == len(session.trace)]
     assert sum(array.nbytes for array in per_request) / len(session.trace) <= 250

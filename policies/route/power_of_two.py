@@ -1,4 +1,4 @@
-from replay.engine.draws import uniform
+from policies.expected import emptier_of_two
 from replay.policy import policy
 
 
@@ -8,13 +8,4 @@ def power_of_two(request, instances, now_ps):
 
     source : Mitzenmacher, The power of two choices in randomized load balancing, IEEE TPDS 2001
     """
-    count = len(instances)
-    first = int(uniform(request.random_key, 0) * count)
-    if count == 1:
-        return first
-    second = int(uniform(request.random_key, 1) * (count - 1))
-    if second >= first:
-        second += 1
-    load_first = instances[first].waiting + instances[first].running
-    load_second = instances[second].waiting + instances[second].running
-    return second if load_second < load_first else first
+    return emptier_of_two(request.random_key, instances, 0)

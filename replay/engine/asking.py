@@ -6,9 +6,9 @@ from replay.engine.accounts import service_of
 from replay.engine.adapters import REQUEST_ROW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import usable_tokens, visible
-from replay.engine.phases import settle
+from replay.engine.phases import generated_now, settle
 from replay.engine.request_schema import PREFIX_KEYS
-from replay.engine.schema import DECODE, DECODING, FINISH_AT, PREFILLING, WAITING
+from replay.engine.schema import DECODE, DECODING, PREFILLING, WAITING
 from replay.engine.stalls import counted_blocks
 
 PS = 1e-12
@@ -112,8 +112,7 @@ def describe(state, r, i):
     seen.runs = 1 if runs else 0
     seen.preemptions = job.preemptions
     if runs and job.stage == DECODING:
-        left = state.batch[i, FINISH_AT, job.slot] - state.instances[i].iteration
-        seen.generated_tokens = job.output_tokens - left
+        seen.generated_tokens = generated_now(state, i, job.slot)
     seen.true_tokens = job.output_tokens if cluster.reads_truth else -1
     if cluster.spelled:
         spell = state.asking.spells[r]

@@ -160,7 +160,6 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     arrival = chosen["admit"].policy.reads | chosen["route"].policy.reads
     row["reads_hits"] = "hit_tokens" in arrival
     row["reads_blocks"] = bool(arrival & COUNTS)
-    row["takes_all"] = chosen["admit"].policy.name == "always"
     row["admit_reads_decodes"] = "decodes" in chosen["admit"].policy.extras
     row["decode_reads_blocks"] = bool(chosen["decode"].policy.reads & COUNTS)
     evict, write = chosen["evict"].policy, chosen["write"].policy
@@ -175,7 +174,7 @@ def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     row["exact_evictions"] = row["spills"] | row["lagged"] | row["second_look"] | row["foresees"]
     batch = chosen["batch"].policy
     # now_ps is an argument, so it is a local name: a batch policy that uses it sees each iteration
-    restless = "memory" in batch.extras or _uses_now(batch.function)
+    restless = "memory" in batch.extras or "now_ps" in batch.uses
     row["batch_reads_blocks"] = bool(batch.reads & (COUNTS | PACE)) or restless
     row["batch_reads_pace"] = bool(batch.reads & PACE)
     note_questions(row, chosen)
@@ -218,13 +217,6 @@ def with_policies(
         count_waiting(state, asking)
     state = state._replace(tunables=table, asking=asking)
     return _records(state) if INTERPRETED else state
-
-
-def _uses_now(function: Any) -> bool:
-    import dis
-
-    return any(step.argval == "now_ps" or "now_ps" in (step.argval if isinstance(step.argval, tuple) else ())
-               for step in dis.get_instructions(function) if step.opname.startswith("LOAD_FAST"))
 
 
 def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:

@@ -8,18 +8,17 @@ from replay.engine.jit import kernel
 from replay.engine.links import send, transfer_ps
 from replay.engine.notes import fault, note
 from replay.engine.observing import show_counts
-from replay.engine.phases import blocks_for, change_count, cut, leave_decode, settle
+from replay.engine.phases import blocks_for, change_count, cut, generated_now, leave_decode, settle
 from replay.engine.preemption import end_spell
 from replay.engine.request_schema import OP_MOVE
-from replay.engine.schema import BAD_MIGRATE, DECODING, FINISH_AT, HANDOFF, LOG_HANDOFF, NEVER_PS, NONE, RUNNING
+from replay.engine.schema import BAD_MIGRATE, DECODING, HANDOFF, LOG_HANDOFF, NEVER_PS, NONE, RUNNING
 from replay.engine.tree import set_event
 
 
 @kernel
 def kv_now(state, i, r):
     """Return the tokens of KV of decoding request r on instance i: its context but for its last token."""
-    left = state.batch[i, FINISH_AT, state.jobs[r].slot] - state.instances[i].iteration
-    return state.requests[r].prompt_tokens + state.jobs[r].output_tokens - left - 1
+    return state.requests[r].prompt_tokens + generated_now(state, i, state.jobs[r].slot) - 1
 
 
 @kernel

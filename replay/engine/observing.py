@@ -6,8 +6,8 @@ from replay.engine.eviction_queue import first_queued
 from replay.engine.fabric_schema import OP_SHOW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import hit_tokens, resident_blocks, usable_tokens
-from replay.engine.phases import settle
-from replay.engine.schema import FINISH_AT, NONE, RUNNING
+from replay.engine.phases import generated_now, settle
+from replay.engine.schema import NONE, RUNNING
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_BELIEVE
 
@@ -38,9 +38,8 @@ def show_pace(state, i):
         r = state.batch[i, RUNNING, slot]
         request = state.requests[r]
         target = state.asking.targets[request.tier]
-        generated = state.jobs[r].output_tokens - (state.batch[i, FINISH_AT, slot] - state.instances[i].iteration)
         pace_s = min(target.itl_s, target.tpot_s)
-        due_s = target.ttft_s + generated * pace_s
+        due_s = target.ttft_s + generated_now(state, i, slot) * pace_s
         view.slack_s = min(view.slack_s, due_s - (state.cluster[0].now_ps - request.arrival_ps) * 1e-12)
 
 

@@ -57,14 +57,18 @@ def count_gaps(state, i, base_ps, growth_ps, count):
         done += run
 
 
+@inlined
+def generated_now(state, i, slot):
+    """Return the output tokens that the request in a slot of instance i has, as far as the instance is settled."""
+    left = state.batch[i, FINISH_AT, slot] - state.instances[i].iteration
+    return state.jobs[state.batch[i, RUNNING, slot]].output_tokens - left
+
+
 @kernel
 def keep_gaps(state, i, base_ps, growth_ps, count):
     """Write down the next `count` gaps of every decoding request of instance i, modified in place. O(gaps)."""
-    iteration = state.instances[i].iteration
     for slot in range(state.views[i].decoding):
-        r = state.batch[i, RUNNING, slot]
-        generated = state.jobs[r].output_tokens - (state.batch[i, FINISH_AT, slot] - iteration)
-        first = state.gap_first[r] + generated - 1
+        first = state.gap_first[state.batch[i, RUNNING, slot]] + generated_now(state, i, slot) - 1
         for k in range(count):
             state.gaps[first + k] = base_ps + growth_ps * k
         last_ps = state.batch[i, LAST_TOKEN, slot]
@@ -75,12 +79,10 @@ def keep_gaps(state, i, base_ps, growth_ps, count):
 @kernel
 def add_pause(state, i, gap_ps):
     """Lengthen the gap just written of the requests of instance i that decoded before a pause. Modified in place."""
-    iteration = state.instances[i].iteration
     for slot in range(state.views[i].decoding):
         if state.batch[i, LAST_TOKEN, slot] < 0:
-            r = state.batch[i, RUNNING, slot]
-            generated = state.jobs[r].output_tokens - (state.batch[i, FINISH_AT, slot] - iteration)
-            state.gaps[state.gap_first[r] + generated - 1] += gap_ps
+            first = state.gap_first[state.batch[i, RUNNING, slot]]
+            state.gaps[first + generated_now(state, i, slot) - 1] += gap_ps
 
 
 @kernel
@@ -267,8 +269,7 @@ def leave_decode(state, i, slot):
     r = state.batch[i, RUNNING, slot]
     request = state.requests[r]
     job = state.jobs[r]
-    left = state.batch[i, FINISH_AT, slot] - instance.iteration
-    generated = job.output_tokens - left
+    generated = generated_now(state, i, slot)
     context = request.prompt_tokens + generated
     residue = (instance.residue + 1 - context) % state.growth.shape[1]
     state.growth[i, residue] -= 1

@@ -7,6 +7,7 @@ import numpy as np
 
 from replay.engine import schema
 from replay.engine.draws import request_keys
+from replay.engine.request_schema import REQUEST
 from replay.engine.schema import NONE
 from replay.errors import TraceError
 from replay.hardware.units import ps_array
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def requests_of(trace: "Trace", slo: "Slo", options: Mapping[str, Any]) -> np.ndarray:
     """Return the REQUEST rows of a trace; options: seed, predictions."""
-    rows = np.zeros(len(trace), schema.REQUEST)
+    rows = np.zeros(len(trace), REQUEST)
     rows["id"] = np.arange(len(trace))
     rows["arrival_ps"] = ps_array(trace.column("arrival_s"), "arrival_s")
     rows["random_key"] = request_keys(options["seed"], len(trace))

@@ -102,20 +102,13 @@ def arrive(state, policies, r):
 
 
 @kernel
-def asks_admit(state, policies, r):
-    """Whether the admit policy takes request r."""
-    request = shown(state, ADMIT, r, NONE)
-    now_ps = state.cluster[0].now_ps
-    return policies.admit(request, state.prefill_views, state.decode_views, now_ps, state.tunables) != 0
-
-
-@kernel
 def consider(state, policies, r):
     """Handle request r once its prefix is looked up: admission, then routing or the cluster queue, in place."""
     cluster = state.cluster[0]
     if looks(state):
         observe(state, r)
-    if not cluster.takes_all and not asks_admit(state, policies, r):
+    request = shown(state, ADMIT, r, NONE)
+    if not policies.admit(request, state.prefill_views, state.decode_views, cluster.now_ps, state.tunables):
         note(state, LOG_REJECT, r, NONE, 0)
         end_unserved(state, r, REJECTED)
         return

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from replay.engine.fabric_schema import Wires
-from replay.engine.request_schema import REQUEST as REQUEST
 from replay.engine.request_schema import Asking
 from replay.engine.tier_schema import Hierarchy
 from replay.policy import DECODE as DECODE
@@ -223,7 +222,6 @@ CLUSTER = np.dtype([
     ("spelled", "i1"), ("reads_prefill", "i1"), ("reads_truth", "i1"), ("reads_prefix_keys", "i1"),
     ("batch_reads_pace", "i1"), ("admit_reads_decodes", "i1"), ("signals", "i1"), ("pooled", "i1"),
     ("migrates", "i1"),                     # requests may move between decode-capable instances while they run
-    ("takes_all", "i1"),                    # the admit policy is `always`: it need not be asked
     ("input_weight", "f8"), ("output_weight", "f8"),  # of a token in tenant_service
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
     ("migrate_ps", "i8"),                   # time between two questions to the migrate policy

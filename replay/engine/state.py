@@ -24,7 +24,8 @@ LINE_BYTES = 64
 FUNCTION_WORDS = 3  # of a first-class function in compiled code
 # name -> (element type, dimensions), in the order of the table; the parts of `cache` and `cost` stand beside the rest
 ARRAYS: dict[str, tuple[Any, int]] = {
-    "cluster": (schema.CLUSTER, 1), "requests": (schema.REQUEST, 1), "jobs": (schema.JOB, 1), "views": (schema.VIEW, 1),
+    "cluster": (schema.CLUSTER, 1), "requests": (request_schema.REQUEST, 1), "jobs": (schema.JOB, 1),
+    "views": (schema.VIEW, 1),
     "prefill_views": (schema.VIEW, 1), "decode_views": (schema.VIEW, 1), "instances": (schema.INSTANCE, 1),
     "batch": (np.dtype("i8"), 3), "growth": (np.dtype("i4"), 2), "tiers": (np.dtype("i4"), 2),
     "tree": (np.dtype("i8"), 1),

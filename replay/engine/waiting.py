@@ -6,9 +6,9 @@ from replay.engine.accounts import service_of
 from replay.engine.asking import shown
 from replay.engine.jit import inlined, kernel
 from replay.engine.notes import fault
-from replay.engine.phases import settle
+from replay.engine.phases import generated_now, settle
 from replay.engine.queues import push
-from replay.engine.schema import BAD_ORDER, FINISH_AT, NONE, ORDER, RUNNING
+from replay.engine.schema import BAD_ORDER, NONE, ORDER, RUNNING
 
 
 @kernel
@@ -78,8 +78,7 @@ def count_promises(state, i):
         if i < 0 or j == i:
             for slot in range(state.views[j].decoding):
                 r = state.batch[j, RUNNING, slot]
-                left = state.batch[j, FINISH_AT, slot] - state.instances[j].iteration
-                add_promise(state, holder, r, state.jobs[r].output_tokens - left)
+                add_promise(state, holder, r, generated_now(state, j, slot))
             r = state.instances[j].prefill_head
             while r >= 0:
                 add_promise(state, holder, r, state.requests[r].generated_tokens)

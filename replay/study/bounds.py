@@ -12,9 +12,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from replay.comparison import Comparison
-from replay.errors import ConfigError, KvreplayError
-from replay.run import Runner, resolved
+from replay.errors import KvreplayError
+from replay.run import INTERRUPTED, Runner, resolved
 from replay.run import main as run
+from replay.study.verb import split
 from replay.table import show
 
 HUGE_BLOCKS, ENDLESS_BYTES_PER_S = 1_000_000_000, 1e15
@@ -37,8 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
     raises : ConfigError for -m, or what `kvreplay run` refuses about the run as chosen
     """
-    if any(text in ("-m", "--multirun") for text in arguments):
-        raise ConfigError("bounds are those of one run, but -m asks for many. Leave it out.")
+    split("bounds", arguments, {}, _nothing)
     chosen = OneOfBounds()
     for number, (name, changes) in enumerate(BOUNDS.items()):
         chosen.bound, chosen.number = name, number
@@ -52,7 +52,11 @@ def main(arguments: Sequence[str]) -> int:
             break
     assert chosen.comparison is not None
     chosen.comparison.close()
-    return int(chosen.comparison.failed)
+    return INTERRUPTED if chosen.interrupted else int(chosen.comparison.failed)
+
+
+def _nothing(key: str, text: str) -> None:
+    """Read nothing: the verb has no keys of its own."""
 
 
 def _without(arguments: Sequence[str], changes: Sequence[str]) -> list[str]:

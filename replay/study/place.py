@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
-from replay.configuration import settings
+from predictors import predict
+from replay.configuration import Settings
 from replay.errors import ConfigError
 from replay.hardware.conf import node as hardware_node
 from replay.hardware.profile import table as cost_table
 from replay.metrics import SLO_ATTAINMENT
-from replay.run import Runner, ready, resolved
 from replay.run import main as run
+from replay.run import ready
 from replay.slo import TARGETS, Slo, build_slo
 from replay.study.capacity import capacity
+from replay.study.verb import Study, split
 from replay.table import number, show
-from replay.write import check_writable, together
+from replay.write import together
 
 if TYPE_CHECKING:
     from replay.cluster import Cluster
@@ -56,20 +57,11 @@ def main(arguments: Sequence[str]) -> int:
 
     raises : ConfigError for an unknown key or a value out of range, -m, or where no size keeps the target
     """
-    others = [text for text in arguments if not text.startswith("place.")]
-    if any(text in ("-m", "--multirun") for text in others):
-        raise ConfigError("place searches for one trace, but -m asks for many. Leave it out.")
-    values = dict(DEFAULTS)
-    for text in arguments:
-        if text.startswith("place."):
-            key, _, value = text.removeprefix("place.").partition("=")
-            values[key] = _value(key, value)
+    values, others = split("place", arguments, DEFAULTS, _value)
     return run(others, Place(values))
 
 
 def _value(key: str, text: str) -> Any:
-    if key not in DEFAULTS:
-        raise ConfigError(f"there is no key 'place.{key}'; the keys are {', '.join(DEFAULTS)}.")
     try:
         if key == "tp":
             sizes = tuple(int(part) for part in text.strip("[]").split(","))
@@ -84,21 +76,20 @@ def _value(key: str, text: str) -> Any:
     raise ConfigError(f"place.{key} must be {wanted[key]}, but is '{text}'.")
 
 
-class Place(Runner):
+class Place(Study):
     """Searches for the placement of a composed configuration's trace."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__()
         self.values = values
 
-    def _run(self, node: DictConfig, folder: Path | None) -> Any:
-        config = resolved(node)
-        checked = settings(config)
-        folder = Path(checked.out_dir)
-        check_writable(folder)
-        trace, slo = self._trace(config["trace"], checked.seed), build_slo(config["slo"])
+    def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
+        """Search, and replay what was found and its neighbours; writes summary.json and placements.json."""
+        trace, slo = self.trace(config["trace"], checked.seed), build_slo(config["slo"])
+        predictions = predict(config.get("predictor"), trace, checked.seed)
         ready()
-        search = Search(trace, slo, config, checked.policies, checked.seed)
+        search = Search(trace, slo, config, {"policies": checked.policies, "seed": checked.seed,
+                                             "predictions": predictions})  # fmt: skip
         sizes = search.sizes(self.values["tp"], self.values["target"], self.values["tolerance"])
         best = {phase: max((size for size in sizes if size.phase == phase), key=lambda size: size.per_gpu)
                 for phase in PHASES}  # fmt: skip
@@ -110,7 +101,6 @@ class Place(Runner):
         rows = [_row(search, best, counts) for counts in found]
         save(folder, sizes, rows)
         show(sizes_table(sizes), "", rows_table(rows), f"results in {folder}")
-        return None
 
 
 def placements(counts: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -123,8 +113,9 @@ def placements(counts: Mapping[str, int]) -> list[tuple[int, int]]:
 class Search:
     """Replays of a trace on instances of one phase, and on whole placements."""
 
-    def __init__(self, trace: "Trace", slo: Slo, config: dict[str, Any], policies: dict[str, Any], seed: int) -> None:
-        self.trace, self.slo, self.config, self.policies, self.seed = trace, slo, config, policies, seed
+    def __init__(self, trace: "Trace", slo: Slo, config: dict[str, Any], options: Mapping[str, Any]) -> None:
+        """Keep what all replays share; options: policies, seed and predictions, as `replay` takes them."""
+        self.trace, self.slo, self.config, self.options = trace, slo, config, options
 
     def sizes(self, degrees: Sequence[int], target: float, tolerance: float) -> list[Size]:
         """Return what one instance of each phase and number of GPUs carries, where that holds the model."""
@@ -176,7 +167,7 @@ class Search:
         from traces.window import scale_rate
 
         trace = self.trace if scale == 1.0 else scale_rate(self.trace, scale)
-        result = replay(trace, where, self.policies, slo=slo, seed=self.seed)
+        result = replay(trace, where, slo=slo, **self.options)
         return float(result.requests.select(SLO_ATTAINMENT).item())
 
 

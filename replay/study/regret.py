@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
-from replay.configuration import settings
+from replay.configuration import Settings
 from replay.engine import schema
 from replay.errors import ConfigError
-from replay.run import Runner, ready, resolved
 from replay.run import main as run
+from replay.run import ready
+from replay.study.verb import Study, split
 from replay.table import number, show
-from replay.write import check_writable, together
+from replay.write import together
 
 if TYPE_CHECKING:
     from replay.session import Session
@@ -37,33 +37,25 @@ def main(arguments: Sequence[str]) -> int:
 
     raises : ConfigError for a sample that is no whole number from 1, an unknown key, or -m
     """
-    own = [text for text in arguments if text.startswith("regret.")]
-    others = [text for text in arguments if not text.startswith("regret.")]
-    if any(text in ("-m", "--multirun") for text in others):
-        raise ConfigError("regret looks at one run, but -m asks for many. Leave it out, or use `kvreplay run -m`.")
-    values: dict[str, Any] = dict(DEFAULTS)
-    for text in own:
-        key, _, value = text.removeprefix("regret.").partition("=")
-        if key not in DEFAULTS:
-            raise ConfigError(f"there is no key 'regret.{key}'; the keys are {', '.join(DEFAULTS)}.")
-        if not value.isdecimal() or int(value) < 1:
-            raise ConfigError(f"regret.{key} must be a whole number from 1, but is '{value}'.")
-        values[key] = int(value)
+    values, others = split("regret", arguments, DEFAULTS, _whole)
     return run(others, Regret(values["sample"]))
 
 
-class Regret(Runner):
+def _whole(key: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"regret.{key} must be a whole number from 1, but is '{text}'.")
+    return int(text)
+
+
+class Regret(Study):
     """Looks at decisions of the run of a composed configuration."""
 
     def __init__(self, sample: int) -> None:
         super().__init__()
         self.sample = sample
 
-    def _run(self, node: DictConfig, folder: Path | None) -> Any:
-        config = resolved(node)
-        checked = settings(config)
-        folder = Path(checked.out_dir)
-        check_writable(folder)
+    def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
+        """Look at sampled decisions; writes regret.parquet and summary.json."""
         _refuse_lookups(((config.get("kv") or {}).get("index") or {}).get("shards") or 0)  # before anything is compiled
         session = self.session(config, checked)
         ready()
@@ -76,7 +68,6 @@ class Regret(Runner):
         name = session.policies["route"].policy.name
         share = f"{100 * numbers['best_share']:.1f} % of them with the best TTFT that there was"
         show(table(numbers), "", f"{found.height:,} decisions of {name}, {share}", f"results in {folder}")
-        return None
 
 
 def decisions(session: "Session", sample: int, seed: int) -> pl.DataFrame:

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from replay import cli
+from replay import cli, session
 from replay.study.capacity import LEAST_SCALE, MOST_SCALE, capacity
 from replay.study.place import placements
 from tests.refusals import refused
@@ -58,5 +59,23 @@ def test_a_placement_has_as_many_instances_as_the_rate_asks_for(
     one = json.loads((tmp_path / "one" / "summary.json").read_text())
     assert one["slo_attainment"] < 0.5
     capsys.readouterr()
+    refused(["place", *TRACE, *PLAIN, "predictor=constant", "predictor.tokens=0"], "predictor.tokens", tmp_path, capsys)
     hopeless = [*TRACE, *PLAIN, "slo.tiers.all.ttft_s=0.001", "place.tp=1"]
     refused(["place", *hopeless, "out_dir=other"], "no prefill instance of place.tp=1", tmp_path, capsys)
+
+
+def test_every_replay_of_a_search_has_the_predictions_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given: list[Any] = []
+    plain = session.replay
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        given.append(options["predictions"])
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(session, "replay", noted)
+    predicts = ["predictor=constant", "predictor.tokens=77", "policy/order=shortest_predicted"]
+    assert cli.main(["place", *TRACE, *PLAIN, *predicts, "place.tp=1", "place.tolerance=0.5"]) == 0
+    assert len(given) > 4 and all(set(predictions) == {77} for predictions in given)

@@ -98,5 +98,5 @@ def test_bounds_are_a_table_of_runs(
     assert frame["bound"].to_list()[0] == "as chosen" and frame.height == 6 and frame["error"].null_count() == 6
     hits = dict(zip(frame["bound"], frame["hit_rate"], strict=True))
     assert hits["as chosen"] <= hits["Belady's eviction"] <= hits["infinite KV memory"]
-    refused([*run, "-m", "out_dir=other"], "bounds are those of one run", tmp_path, capsys)
+    refused([*run, "-m", "out_dir=other"], "bounds looks at one run", tmp_path, capsys)
     refused([*run, "seed=-1", "out_dir=other"], "seed must be a whole number", tmp_path, capsys)

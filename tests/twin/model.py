@@ -1,12 +1,11 @@
 """The twin's events: arrivals, deliveries and ends of iterations, taken one by one as MODEL.md orders them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from replay.cluster import Cluster
 from replay.engine.request_schema import MOVING, TENANTS
 from replay.policy import HOLD, Chosen
-from replay.slo import Slo
 from tests.twin.asking import Board, Desk
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
 from tests.twin.hierarchy import Hierarchy
@@ -14,10 +13,9 @@ from tests.twin.links import deliver, fetch
 from tests.twin.moves import Mover
 from tests.twin.network import Network
 from tests.twin.plain import OPEN, Request, Server, ceil_div
-from tests.twin.reading import plain, requests_of
+from tests.twin.reading import plain
 from tests.twin.residents import Clock, Rules
 from tests.twin.traffic import send_request, take_back
-from traces.schema import Trace
 
 ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC, MOVE = range(6)
 FIELDS = (
@@ -25,48 +23,6 @@ FIELDS = (
     "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
 )  # fmt: skip
 HIERARCHY_FIELDS = ("lookup_ps", "load_ps", "exposed_ps", "hbm_tokens", "dram_tokens", "disk_tokens")
-
-
-def run(
-    trace: Trace,
-    cluster: Cluster,
-    policies: Mapping[str, Chosen],
-    seed: int = 0,
-    tiers: Sequence[str] = (),
-    predictions: Sequence[int] | None = None,
-    slo: Slo | None = None,
-) -> dict[str, Any]:
-    """Replay a trace naively.
-
-    policies    : slot -> Chosen, all six slots of instances; `fetch` and `write` load and write everything if absent
-    tiers       : tier labels by urgency; empty gives every request tier 0
-    predictions : predicted output tokens by row
-    slo         : targets of the tiers, shares of the tenants; None promises nothing
-    returns     : the fields of requests.parquet and HIERARCHY_FIELDS in ps, lists in trace order; `gaps` by tier,
-                  sorted; `events`; `stores`: name -> list in the order of the stores, empty without `Cluster.kv`
-    """
-    twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predictions), policies, max(1, len(tiers)))
-    twin.desk = Desk(twin, slo, policies["order"], list(trace.labels("tenant")) if "tenant" in trace else [])
-    if cluster.fabric is not None:
-        twin.network = Network(cluster.fabric, twin, seed, longest_bytes(trace, cluster))
-    while twin.step():
-        twin.check()
-    twin.check_end()
-    return twin.results()
-
-
-def longest_bytes(trace: Trace, cluster: Cluster) -> int:
-    """Return the most bytes that a transfer of a run can have, as FABRIC.md says."""
-    fabric = cluster.fabric
-    assert fabric is not None
-    context = int((trace.column("prompt_tokens") + trace.column("output_tokens")).max())
-    token_bytes = max(instance.profile.kv_token_bytes for instance in cluster.instances)
-    sizes = [2**20, context * token_bytes, context * fabric.request_token_bytes]
-    sizes += [background.bytes for background in fabric.background]
-    if fabric.exchange_group > 1:
-        budget = max(*(instance.token_budget for instance in cluster.instances), context)
-        sizes.append(budget * fabric.exchange_token_bytes)
-    return max(sizes)
 
 
 def load_all_at_once(*_: Any) -> tuple[int, float]:

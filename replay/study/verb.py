@@ -1,0 +1,51 @@
+"""What the verbs of studies share: keys of their own before those of a run, and one run that they look at."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from replay.configuration import Settings, settings
+from replay.errors import ConfigError
+from replay.run import MULTIRUN, Runner, resolved
+from replay.write import check_writable
+
+
+def split(
+    verb: str, arguments: Sequence[str], defaults: Mapping[str, Any], read: Callable[[str, str], Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of a verb's own keys, `verb.key=text`, and the other arguments.
+
+    defaults : key -> value where it is not given
+    read     : (key, text) -> value; raises ConfigError for a text that is none
+    raises   : ConfigError for an unknown key, or -m
+    """
+    others = [text for text in arguments if not text.startswith(f"{verb}.")]
+    if any(text in MULTIRUN for text in others):
+        raise ConfigError(f"{verb} looks at one run, but -m asks for many. Leave it out, or use `kvreplay run -m`.")
+    values = dict(defaults)
+    for text in arguments:
+        if text.startswith(f"{verb}."):
+            key, _, value = text.removeprefix(f"{verb}.").partition("=")
+            if key not in defaults:
+                keys = ", ".join(defaults) or "those of kvreplay run"
+                raise ConfigError(f"there is no key '{verb}.{key}'; the keys are {keys}.")
+            values[key] = read(key, value)
+    return values, others
+
+
+class Study(Runner, ABC):
+    """Looks at one composed configuration instead of replaying it."""
+
+    def _run(self, node: DictConfig, folder: Path | None) -> Any:
+        config = resolved(node)
+        checked = settings(config)
+        folder = Path(checked.out_dir)
+        check_writable(folder)
+        self.study(config, checked, folder)
+
+    @abstractmethod
+    def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
+        """Look at the run of a resolved configuration; what is found goes into a folder and onto the terminal."""
