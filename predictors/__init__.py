@@ -1,44 +1,65 @@
 """Predictions of output length that policies may read: who makes them, from a node of conf/predictor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from predictors.errors import PredictorError
+from predictors.predictions import Predictions as Predictions
+from predictors.predictions import of_tokens
 
 if TYPE_CHECKING:
     from traces.schema import Trace
+    from traces.trie import Trie
 
-KINDS = {"none": (), "constant": ("tokens",), "oracle": ("sigma", "tau", "mae_tokens", "bias")}
+LEARNED = {"group": ("by",), "history": (), "boosted": ("library", "iterations"), "rank": ("library", "iterations"),
+           "survival": ("classes",)}  # fmt: skip
+OF_LEARNED = ("model", "origins", "conformal", "first_token_s", "token_s", "prior_tokens")
+OF_ALL = ("inference_s", "workers", "refresh_tokens")
+KINDS = {"none": (), "constant": ("tokens",), "oracle": ("sigma", "tau", "mae_tokens", "bias", "shrink"),
+         "online": ("prior_tokens",), **{kind: (*keys, *OF_LEARNED) for kind, keys in LEARNED.items()}}  # fmt: skip
 
 
-def predict(node: Mapping[str, Any] | None, trace: "Trace", seed: int) -> np.ndarray | None:
-    """Return the output tokens that a predictor expects of every request, before any has run.
+def predict(
+    node: Mapping[str, Any] | None, trace: "Trace", seed: int, trie: "Trie | None" = None,
+    told: Callable[[int], None] = lambda done: None,
+) -> Predictions | None:
+    """Return what a predictor says of every request.
 
-    node    : of conf/predictor: kind, and the keys of that kind (KINDS); None for no predictor
-    seed    : of the noise
-    returns : int32 (requests,) of 1 or more, or None without a predictor
+    node    : of conf/predictor: kind, the keys of that kind (KINDS), and OF_ALL; None for no predictor
+    seed    : of the noise, and of learning
+    trie    : of the trace, if it is at hand
+    told    : called with the number of models fitted
+    returns : Predictions, or None without a predictor; learned ones never saw a request that had not finished before,
+              unless they come from a model file
     raises  : PredictorError for an unknown kind or key, a value out of range, or a target that cannot be reached
     """
-    if node is None:
+    kind = check(node)
+    if node is None or kind == "none":
         return None
+    from predictors.make import predictions
+
+    return predictions(node, trace, seed, trie, told)
+
+
+def check(node: Mapping[str, Any] | None) -> str:
+    """Return the kind of a node; raises PredictorError for an unknown kind or key."""
+    if node is None:
+        return "none"
     if not isinstance(node, Mapping):
         raise PredictorError(f"predictor must be a configuration node, but is {node!r}. Write predictor=oracle.")
     kind = node.get("kind")
     if kind not in KINDS:
         raise PredictorError(f"predictor.kind must be one of {', '.join(KINDS)}, but is {kind!r}.")
+    allowed = (*KINDS[kind], *(OF_ALL if kind != "none" else ()))
     for key in node:
-        if key not in ("name", "kind", *KINDS[kind]):
-            known = ", ".join(KINDS[kind]) or "no keys"
+        if key not in ("name", "kind", *allowed):
+            known = ", ".join(allowed) or "no keys"
             raise PredictorError(f"predictor.{key} is no key of a predictor of kind {kind}, which has {known}.")
-    if kind == "none":
-        return None
-    if kind == "constant":
-        from predictors.constant import constant
+    return str(kind)
 
-        return constant(len(trace), node.get("tokens"))
-    from predictors.oracle import oracle
 
-    values = {key: node.get(key) for key in KINDS["oracle"] if node.get(key) is not None}
-    return oracle(trace.column("output_tokens"), seed, **values)
+def given(predictions: Any) -> Predictions | None:
+    """Return predictions however they are given: as Predictions, as whole numbers, or not at all."""
+    return predictions if predictions is None or isinstance(predictions, Predictions) else of_tokens(np.asarray(predictions))

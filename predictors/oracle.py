@@ -17,7 +17,8 @@ TOLERANCE = {"tau": 0.01, "mae_tokens": 0.01}  # absolute, and relative
 
 
 def oracle(
-    true: np.ndarray, seed: int, sigma: Any = None, tau: Any = None, mae_tokens: Any = None, bias: Any = 1.0
+    true: np.ndarray, seed: int, sigma: Any = None, tau: Any = None, mae_tokens: Any = None, bias: Any = 1.0,
+    shrink: Any = False,
 ) -> np.ndarray:
     """Return round(bias * true * exp(sigma z)), at least 1, with z standard normal: int32 (requests,).
 
@@ -27,6 +28,8 @@ def oracle(
     tau        : Kendall tau-b against the truth, within .01; 0 stands for noise alone
     mae_tokens : mean absolute error, within 1 %
     bias       : what every prediction is multiplied by; it changes no rank
+    shrink     : pull the noisy look towards the mean of the logarithms as far as it is worth, v / (v + sigma^2) for
+                 logarithms of variance v: the best guess that it allows. Ranks, and so tau, stay but for ties
     raises     : PredictorError for two targets or none, values out of range, or a target that no noise reaches
     """
     given = {"sigma": sigma, "tau": tau, "mae_tokens": mae_tokens}
@@ -36,12 +39,14 @@ def oracle(
                              f"{', '.join(chosen) or 'none'}. Set the others to null.")
     (name, value), scale = next(iter(chosen.items())), _number("bias", bias, 1e-6, 1e6)
     noise = np.random.default_rng((seed, STREAM)).standard_normal(len(true))
+    if not isinstance(shrink, bool):
+        raise PredictorError(f"predictor.shrink must be true or false, but is {shrink!r}. Write predictor.shrink=true.")
     highest = {"sigma": MOST_SIGMA, "tau": 1.0, "mae_tokens": 1e9}[name]
     target = _number(name, value, 0.0, highest)
     if name != "sigma":
         step = max(1, len(true) // SAMPLE)
-        target = _sigma_for(name, target, true[::step], noise[::step], scale)
-    return _blurred(true, noise, target, scale)
+        target = _sigma_for(name, target, true[::step], noise[::step], scale, shrink)
+    return _blurred(true, noise, target, scale, shrink)
 
 
 def _number(name: str, value: Any, least: float, most: float) -> float:
@@ -50,17 +55,22 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
     return float(value)
 
 
-def _blurred(true: np.ndarray, noise: np.ndarray, sigma: float, bias: float) -> np.ndarray:
-    logs = np.log(np.maximum(true, 1)) + np.log(bias) + sigma * noise
+def _blurred(true: np.ndarray, noise: np.ndarray, sigma: float, bias: float, shrink: bool) -> np.ndarray:
+    logs = np.log(np.maximum(true, 1))
+    center, variance = logs.mean(), logs.var()
+    logs = logs + sigma * noise
+    if shrink and sigma > 0:
+        logs = center + (logs - center) * variance / (variance + sigma**2)
+    logs = logs + np.log(bias)
     return np.rint(np.exp(np.clip(logs, 0.0, np.log(2.0**31 - 1)))).clip(1, 2**31 - 1).astype(np.int32)
 
 
-def _sigma_for(name: str, target: float, true: np.ndarray, noise: np.ndarray, bias: float) -> float:
+def _sigma_for(name: str, target: float, true: np.ndarray, noise: np.ndarray, bias: float, shrink: bool) -> float:
     """Return the noise at which a target is met on a sample; more noise lowers tau and raises the error."""
     sign = -1.0 if name == "tau" else 1.0
 
     def reached(sigma: float) -> float:
-        predicted = _blurred(true, noise, sigma, bias)
+        predicted = _blurred(true, noise, sigma, bias, shrink)
         if name == "tau":
             found = kendall(predicted.astype(np.float64), true.astype(np.float64))
             return 0.0 if np.isnan(found) else found

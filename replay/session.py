@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from predictors import given
 from replay.engine import adapters, compile, load, schema
 from replay.engine.wires import make_room
 from replay.errors import ConfigError, EngineError, PolicyError
@@ -15,6 +16,7 @@ from replay.slo import Slo, build_slo
 from traces.trie import compress, isolated
 
 if TYPE_CHECKING:
+    from predictors import Predictions
     from replay.cluster import Cluster
     from replay.result import Result
     from traces import Trace
@@ -51,13 +53,13 @@ class Session:
 
     def __init__(self, trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, *,
                  slo: "Slo | Mapping[str, Any] | str | None" = None, seed: int = 0, leap: bool = True,
-                 events: bool = False, gaps: bool = False, predictions: np.ndarray | None = None) -> None:
+                 events: bool = False, gaps: bool = False, predictions: "Predictions | np.ndarray | None" = None) -> None:
         """Prepare a replay; arguments as `replay`.
 
         slo         : Slo, a node of conf/slo, a name, or None for gold_silver_bronze
         leap        : False steps every iteration; the results are the same bytes
         gaps        : keep every gap between tokens, 8 bytes each, for itl_top10_s
-        predictions : expected output tokens, int (requests,), -1 unknown
+        predictions : Predictions, or expected output tokens alone, int (requests,), -1 unknown
         """
         self.trace, self.cluster = trace, _cluster(cluster, trace)
         _refuse_overflow(self.cluster, trace)
@@ -65,8 +67,11 @@ class Session:
         self.policies = _chosen(policies or {})
         self.log: list[np.ndarray] = []
         self.events, self.kernel_s, self.done = events, 0.0, False
+        predicted = given(predictions)
+        _refuse_length(predicted, trace)
+        self._learns = predicted is not None and predicted.online > 0
         self._functions = self._compiled()
-        options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predictions,
+        options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predicted,
                    "trie": _trie(trace, self.cluster.kv is not None and self.cluster.kv.isolate)}
         self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
 
@@ -138,7 +143,8 @@ class Session:
         functions = [compile.stand_in(slot) if slot in idle else adapters.adapter(self.policies[slot])
                      for slot in SLOTS]  # fmt: skip
         return [*functions, compile.hierarchy_function(tiered),
-                compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves)]
+                compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves),
+                compile.learning_function(self._learns)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])
@@ -184,6 +190,12 @@ class Session:
                                f"would pass it after {self.now_s:.0f} s. Use a shorter trace or a faster cluster.")
         return EngineError(f"the kernel stopped with fault {code} at {at} (value {value}) after {self.now_s:.6f} s: "
                            f"this is a bug.")
+
+
+def _refuse_length(predicted: "Predictions | None", trace: "Trace") -> None:
+    if predicted is not None and len(predicted.tokens) != len(trace):
+        raise ConfigError(f"there must be one prediction a request, but there are {len(predicted.tokens):,} for "
+                          f"{len(trace):,} requests of {trace.name}. Predict this trace.")
 
 
 def _cluster(spec: "Cluster | str", trace: "Trace") -> "Cluster":

@@ -1,9 +1,12 @@
 """Run the engine on a scenario, and put its result into the form of the twin's."""
 
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
 
+from predictors.predictions import Predictions, refresh_of
 from replay.result import DIGESTED, Result
 from replay.session import Session
 from replay.slo import build_slo
@@ -25,8 +28,24 @@ def session_of(scenario: Scenario, **options: Any) -> Session:
     return Session(scenario.trace, scenario.cluster, scenario.policies, slo=SLO, seed=scenario.seed, **options)
 
 
-def predictions(scenario: Scenario) -> np.ndarray:
-    """Return what is predicted of a scenario's requests: outputs twice, half or as long, some unknown."""
+def predictions(scenario: Scenario) -> Predictions:
+    """Return what is predicted of a scenario's requests: outputs twice, half or as long, some unknown; or learned.
+
+    By the scenario's seed a prediction takes time, is looked at again, or comes from a model that learns in the replay.
+    """
+    random = Random(f"predictions {scenario.seed}")
+    tokens, true = wrong_tokens(scenario), scenario.trace.column("output_tokens")
+    inference_s, workers = random.choice([0, 0, 0, 1, 70, 5000]) * 1e-12, random.choice([1, 1, 2, 5])
+    spread = [np.where(tokens < 0, -1, tokens * factor).astype(np.int32) for factor in (2, 3)]
+    found = Predictions(tokens, *spread, inference_s, workers)
+    kind = random.choice(["plain", "plain", "refresh", "online"])
+    if kind == "refresh":
+        return replace(found, refresh=refresh_of(random.choice([1, 1, 3, 50]), tokens, true))
+    return replace(found, online=random.choice([1.0, 5.0, 256.0])) if kind == "online" else found
+
+
+def wrong_tokens(scenario: Scenario) -> np.ndarray:
+    """Return lengths that are twice, half or as long as true ones, some unknown."""
     rows = np.arange(len(scenario.trace))
     wrong = np.array([1, 2, 0, 4, 1, 0])[(7 * rows + scenario.seed) % 6]
     return np.where(wrong > 0, (scenario.trace.column("output_tokens") * wrong + 1) // 2, -1).astype(np.int32)
@@ -35,7 +54,7 @@ def predictions(scenario: Scenario) -> np.ndarray:
 def twin_run(scenario: Scenario) -> dict[str, Any]:
     """Replay a scenario with the twin."""
     return run(scenario.trace, scenario.cluster, scenario.policies, scenario.seed, TIERS,
-               predictions=predictions(scenario).tolist(), slo=build_slo(SLO))  # fmt: skip
+               predictions=predictions(scenario), slo=build_slo(SLO))  # fmt: skip
 
 
 def finished(session: Session, slice_events: int = 10_000) -> Session:

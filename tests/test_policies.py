@@ -65,6 +65,8 @@ def requests(random: Random) -> np.ndarray:
     for name in ("stage_s", "waited_s", "served_s", "prefill_s", "tenant_service", "tenant_expected"):
         row[name] = random.choice([0.0, 10.0 ** random.uniform(-9, 6)])
     row["prefill_tokens"] = random.randint(0, LONGEST)
+    row["predicted_p90_tokens"], row["predicted_p99_tokens"] = sorted(random.randint(-1, LONGEST) for _ in range(2))
+    row["predicted_left_tokens"] = random.choice([-1.0, 0.0, random.uniform(0.0, LONGEST)])
     row["prefix_keys"] = [random.getrandbits(64) for _ in range(PREFIX_KEYS)]
     return row
 

@@ -23,6 +23,7 @@ REQUEST: dict[str, Any] = {
     "prompt_tokens": 1000, "random_key": 7, "session": -1, "tier": 0, "predicted_tokens": -1, "generated_tokens": 0,
     "arrival_ps": 0, "tenant": 0, "ttft_s": 2.0, "itl_s": 0.1, "tpot_s": 0.05, "runs": 0, "stage_s": 0.0,
     "waited_s": 0.0, "served_s": 0.0, "prefill_tokens": 1000, "prefill_s": 0.11, "prefix_keys": [7] * 8,
+    "predicted_p90_tokens": 200, "predicted_p99_tokens": 400, "predicted_left_tokens": 100.0,
 }  # fmt: skip
 S = 10**12
 

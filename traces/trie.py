@@ -5,6 +5,7 @@ whole prefix tree. A node is a maximal run of blocks that no request splits; a r
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from traces.trie_kernels import (
     number_plain,
     path_lengths,
     preorder,
+    previous_rows,
     rehash,
 )
 
@@ -120,6 +122,39 @@ def next_uses(trie: Trie) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = np.concatenate(([0], np.cumsum(path_lengths(np.asarray(trie.parent), np.asarray(trie.leaf)))))
     rows, following = next_rows(np.asarray(trie.parent), np.asarray(trie.leaf), first)
     return rows, first[:-1].copy(), following
+
+
+def prefix_ids(trie: Trie, depths: Sequence[int]) -> np.ndarray:
+    """Return what tells prompts apart in their first blocks, int64 (requests, len(depths)).
+
+    depths  : trace blocks, ascending
+    returns : equal for two prompts that agree in so many blocks, whatever other prompts there are; one that is shorter
+              has the id of all its blocks, one without blocks -1
+    """
+    requests = len(trie.leaf)
+    ids = np.full((requests, len(depths)), -1, np.int64)
+    if not len(trie.parent):
+        return ids
+    node = np.array(trie.leaf, np.int64)
+    parent, start = np.asarray(trie.parent, np.int64), np.asarray(trie.start_blocks, np.int64)
+    there = np.flatnonzero(node >= 0)
+    end = np.zeros(requests, np.int64)
+    end[there] = start[node[there]] + np.asarray(trie.blocks, np.int64)[node[there]]
+    for k in reversed(range(len(depths))):
+        depth = np.minimum(depths[k], end)
+        while len(below := there[start[node[there]] >= depth[there]]):
+            node[below] = parent[node[below]]
+        ids[there, k] = (node[there] << 32) + depth[there]
+    return ids
+
+
+def previous(trie: Trie) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last earlier request that shares the most blocks with each, -1 if none; and how many blocks.
+
+    returns : rows int64 (requests,), blocks int64 (requests,); neither depends on later requests
+    """
+    end = np.asarray(trie.start_blocks, np.int64) + np.asarray(trie.blocks, np.int64)
+    return previous_rows(np.asarray(trie.parent), np.asarray(trie.leaf), end)
 
 
 def save(trie: Trie, path: str | os.PathLike[str], digest: str) -> None:

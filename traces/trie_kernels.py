@@ -185,3 +185,24 @@ def next_rows(parent, leaf, first):  # type: ignore[no-untyped-def]
             place += 1
             node = parent[node]
     return rows, following
+
+
+@entry()
+def previous_rows(parent, leaf, end):  # type: ignore[no-untyped-def]
+    """Return the last earlier request that shares the most blocks with each, -1 if none shares any; and how many.
+
+    end     : blocks up to and with each node, int64 (nodes,)
+    returns : rows int64 (requests,), shared blocks int64 (requests,)
+    """
+    last = np.full(len(parent), np.int64(-1))
+    rows = np.full(len(leaf), np.int64(-1))
+    shared = np.zeros(len(leaf), np.int64)
+    for r in range(len(leaf)):
+        node = leaf[r]
+        while node >= 0:
+            if rows[r] < 0 and last[node] >= 0:
+                rows[r] = last[node]
+                shared[r] = end[node]
+            last[node] = r
+            node = parent[node]
+    return rows, shared

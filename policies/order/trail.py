@@ -9,11 +9,10 @@ def trail(request, now_ps, limit: Span(0.0, 1.0) = 0.8):
 
     With 0 nothing is preempted (SJF by prediction), with 1 a request is safe once it has all that was predicted.
 
-    source : TRAIL (Shahout et al., Don't stop me now, 2024), with one prediction at arrival instead of one a token
+    source : TRAIL (Shahout et al., Don't stop me now, 2024), looking again every predictor.refresh_tokens
     """
     if request.predicted_tokens < 0:
         return UNKNOWN, 0.0
-    left = request.predicted_tokens - request.generated_tokens
     if request.runs and request.generated_tokens >= limit * request.predicted_tokens:
         return SAFE, 0.0
-    return float(max(0, left)), 0.0
+    return request.predicted_left_tokens, 0.0

@@ -1,7 +1,10 @@
 """What a policy is shown of a request: the row that is kept, or a row with all that can be worked out about it."""
 
+import math
+
 from numba.extending import intrinsic, overload
 
+from predictors.survival import GRID, STEPS_AN_OCTAVE
 from replay.engine.accounts import service_of
 from replay.engine.adapters import REQUEST_ROW
 from replay.engine.jit import inlined, kernel
@@ -98,6 +101,28 @@ def expect_prefill(state, r, i):
 
 
 @kernel
+def expect_left(state, r):
+    """Work out the quantiles predicted of request r, and the tokens that are still to come, in place."""
+    seen = state.asking.seen[0]
+    seen.predicted_p90_tokens = state.asking.quantiles[r, 0]
+    seen.predicted_p99_tokens = state.asking.quantiles[r, 1]
+    seen.predicted_left_tokens = -1.0
+    if seen.predicted_tokens < 0:
+        return
+    every = state.cluster[0].refresh_tokens
+    if every == 0:
+        seen.predicted_left_tokens = max(0.0, float(seen.predicted_tokens - seen.generated_tokens))
+        return
+    since = seen.generated_tokens % every
+    place = min(STEPS_AN_OCTAVE * math.log2(float(seen.generated_tokens - since) + 1.0), GRID - 1.0)
+    low = min(int(place), GRID - 2)
+    row = state.asking.left_class[r]
+    near = state.asking.left[row, low]
+    expected = near + (place - low) * (state.asking.left[row, low + 1] - near)
+    seen.predicted_left_tokens = max(0.0, expected - since)
+
+
+@kernel
 def describe(state, r, i):
     """Work out all that a policy may know of request r on instance i, -1 in the cluster; state.asking.seen, in place.
 
@@ -128,6 +153,8 @@ def describe(state, r, i):
         promised = state.asking.accounts[holder, seen.tenant + 1].promised
         seen.tenant_weight = state.asking.shares[seen.tenant + 1]
         seen.tenant_expected = seen.tenant_service + cluster.output_weight * promised / seen.tenant_weight
+    if cluster.reads_predictions:
+        expect_left(state, r)
     if cluster.reads_prefix_keys:
         for k in range(PREFIX_KEYS):
             seen.prefix_keys[k] = state.asking.prefix_keys[r, k]

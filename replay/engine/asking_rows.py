@@ -1,18 +1,22 @@
 """Build what is kept for the questions that policies are asked, as far as the chosen ones read it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from predictors.predictions import Predictions
+from predictors.survival import GRID
 from replay.engine import adapters, schema
 from replay.engine.draws import mix_array
+from replay.engine.learning_schema import learning_rows
 from replay.engine.request_schema import (
     ACCOUNT,
     LEDGER,
     MORE,
     MOVE,
     MOVING,
+    PREDICTED,
     PREFIX_KEYS,
     SEEN,
     SPELL,
@@ -22,14 +26,16 @@ from replay.engine.request_schema import (
     Asking,
 )
 from replay.errors import PolicyError
+from replay.hardware.units import ps
 from replay.policy import Chosen
-from traces.trie import Trie
+from traces.trie import Trie, prefix_ids
 
 if TYPE_CHECKING:
     from replay.slo import Slo
     from traces import Trace
 
-CHANGING = ("seen", "spells", "accounts", "ledgers", "told", "moving")  # arrays that a fork needs for itself
+CHANGING = ("seen", "spells", "accounts", "ledgers", "told", "moving",
+            "quantiles", "workers", "cells", "looks", "weights", "gains", "inverse", "record")  # arrays that a fork needs for itself
 ASKED = ("admit", "route", "decode", "order")  # slots whose policies may see more of a request than REQUEST
 
 
@@ -50,14 +56,17 @@ def note_questions(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     row["fair"], row["promises"] = bool(read & TENANTS), "tenant_expected" in read
     row["spelled"] = bool(read & SPELLS) or row["fair"][0]
     row["reads_prefill"] = bool(read & {"prefill_tokens", "prefill_s"})
+    row["reads_predictions"] = bool(read & PREDICTED)
     row["reads_truth"] = "true_tokens" in read
     row["reads_prefix_keys"] = "prefix_keys" in read
     row["input_weight"] = float(order.values.get("input_weight", 1.0))
     row["output_weight"] = float(order.values.get("output_weight", 2.0))
 
 
-def asking_of(trace: "Trace", slo: "Slo", row: np.ndarray, views: np.ndarray, trie: Trie) -> Asking:
-    """Return what is kept of a trace for the questions noted in the CLUSTER row.
+def asking_of(
+    trace: "Trace", slo: "Slo", row: np.ndarray, views: np.ndarray, options: Mapping[str, Any]
+) -> Asking:
+    """Return what is kept of a trace for the questions noted in the CLUSTER row; options: trie, predictions.
 
     views : VIEW (num_instances,), read only
     """
@@ -81,10 +90,32 @@ def asking_of(trace: "Trace", slo: "Slo", row: np.ndarray, views: np.ndarray, tr
         accounts=np.zeros((holders, len(labels) + 1), ACCOUNT),
         ledgers=ledgers,
         shares=np.array([1.0, *(slo.share(str(label)) for label in labels)]),
-        prefix_keys=prefix_keys(trie, len(trace)) if keyed else np.zeros((1, PREFIX_KEYS), np.uint64),
+        prefix_keys=prefix_keys(options["trie"], len(trace)) if keyed else np.zeros((1, PREFIX_KEYS), np.uint64),
         moving=moving,
         told=views.copy() if row["signals"][0] else np.zeros(1, schema.VIEW),
+        **_predicted(row, options["predictions"]),
+        **learning_rows(trace, options["trie"], options["predictions"]),
     )
+
+
+def _predicted(row: np.ndarray, predictions: Predictions | None) -> dict[str, np.ndarray]:
+    """Return the arrays about predictions, and note in the CLUSTER row what they ask for, modified in place."""
+    found = {"quantiles": np.full((1, 2), schema.NONE, np.int32), "workers": np.zeros(1, np.int64),
+             "left_class": np.zeros(1, np.int32), "left": np.zeros((1, GRID))}  # fmt: skip
+    if predictions is None:
+        row["reads_predictions"] = 0
+        return found
+    row["learns"] = predictions.online > 0
+    row["predict_ps"] = ps(predictions.inference_s, "predictor.inference_s")
+    found["workers"] = np.zeros(predictions.workers, np.int64)
+    if row["learns"][0] or row["reads_predictions"][0]:
+        found["quantiles"] = np.column_stack((predictions.p90, predictions.p99)).astype(np.int32)
+    if predictions.refresh is not None and row["reads_predictions"][0]:
+        refresh = predictions.refresh
+        row["refresh_tokens"] = refresh.every_tokens
+        found["left_class"] = np.searchsorted(refresh.edges, predictions.tokens, "right").astype(np.int32)
+        found["left"] = np.ascontiguousarray(refresh.left, np.float64)
+    return found
 
 
 def count_waiting(state: schema.State, asking: Asking) -> None:
@@ -101,17 +132,6 @@ def prefix_keys(trie: Trie, requests: int) -> np.ndarray:
     Two prompts have the same where they agree in so many blocks; one that is shorter has that of all its blocks, one
     without blocks its own.
     """
-    node = np.asarray(trie.leaf, np.int64) if len(trie.parent) else np.full(requests, schema.NONE)
     own = mix_array(np.arange(requests, dtype=np.uint64) + np.uint64(1 << 62))
-    keys = np.empty((requests, PREFIX_KEYS), np.uint64)
-    parent, start = np.asarray(trie.parent, np.int64), np.asarray(trie.start_blocks, np.int64)
-    there = np.flatnonzero(node >= 0)
-    end = np.zeros(requests, np.int64)
-    end[there] = start[node[there]] + np.asarray(trie.blocks, np.int64)[node[there]]
-    for k in reversed(range(PREFIX_KEYS)):
-        depth = np.minimum(1 << k, end)
-        while len(below := there[start[node[there]] >= depth[there]]):
-            node[below] = parent[node[below]]
-        keys[:, k] = own
-        keys[there, k] = mix_array((node[there].astype(np.uint64) << np.uint64(32)) + depth[there].astype(np.uint64))
-    return keys
+    ids = prefix_ids(trie, [1 << k for k in range(PREFIX_KEYS)])
+    return np.where(ids >= 0, mix_array(ids.astype(np.uint64)), own[:, None])

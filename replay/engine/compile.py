@@ -21,6 +21,7 @@ _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 _operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
 _operate_moves: Any = None  # replay.engine.moves.operate_moves, likewise
+_operate_learning: Any = None  # replay.engine.learning.operate_learning, likewise
 
 
 def is_compiled(name: str = "advance_table") -> bool:
@@ -34,11 +35,12 @@ def is_compiled(name: str = "advance_table") -> bool:
 
 
 def advance_table(
-    words, admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves, max_events
+    words, admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves, learning,
+    max_events
 ):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
     policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, migrate,
-                           tiers, fabric, moves)  # fmt: skip
+                           tiers, fabric, moves, learning)  # fmt: skip
     return advance(state_at(words), policies, max_events)
 
 
@@ -55,6 +57,11 @@ def fabric_at(address, operation, a, b, size_bytes, kind, what):
 def moves_at(address, operation, what, i):
     """Run `operate_moves` on the state at an address."""
     return _operate_moves(state_from(address), operation, what, i)
+
+
+def learning_at(address, operation, what, i):
+    """Run `operate_learning` on the state at an address."""
+    return _operate_learning(state_from(address), operation, what, i)
 
 
 def no_migrate(instances, now_ps, tunables):
@@ -85,7 +92,7 @@ def no_fabric(address, operation, a, b, size_bytes, kind, what):
 def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> int:
     """Run `advance` on a state, modified in place; compiled before first use, in seconds when the cache is empty.
 
-    functions : adapters in the order of SLOTS, then those of the hierarchy, of the fabric and of live migration
+    functions : adapters in the order of SLOTS, then those of the hierarchy, fabric, live migration and learning
     returns   : DONE, PAUSED or FAULT
     """
     if INTERPRETED:
@@ -100,7 +107,7 @@ def load() -> None:
     if not _compiled and not INTERPRETED:
         if not is_compiled():
             compile_helpers(needed_by("replay.engine.kernel"))
-        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves")]
+        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves", "learning")]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
@@ -129,6 +136,15 @@ def moves_function(there: bool) -> Callable[..., int]:
     if there:
         from replay.engine.moves import operate_moves as _operate_moves
     return _part(TIERS, moves_at, "replay.engine.moves") if there else _part(TIERS, no_tiers)
+
+
+@cache
+def learning_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs a model that learns in the replay, as `hierarchy_function`."""
+    global _operate_learning
+    if there:
+        from replay.engine.learning import operate_learning as _operate_learning
+    return _part(TIERS, learning_at, "replay.engine.learning") if there else _part(TIERS, no_tiers)
 
 
 def _part(signature: Any, function: Callable[..., int], module: str | None = None) -> Callable[..., int]:

@@ -7,6 +7,7 @@ from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
 from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
+from replay.engine.learning_schema import OP_LEARN
 from replay.engine.notes import fault, note
 from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
@@ -54,6 +55,8 @@ def finish(state, policies, i, r):
     job.status = FINISHED
     job.finish_ps = cluster.now_ps
     cluster.gone += 1
+    if cluster.learns:
+        state.policies.learning(address_of(state), OP_LEARN, r, i)
     if cluster.fabric and state.wires.transits[r].able and state.wires.transits[r].ready == 0:
         take_back(state, r)
     note(state, LOG_FINISH, r, i, job.output_tokens)
@@ -191,7 +194,7 @@ def end_iteration(state, policies, i):
 
 @inlined
 def next_arrival(state):
-    """Return the row that arrives next, by (time, row), -1 if none does."""
+    """Return the row that arrives next or whose prediction ends, by (time, row), -1 if none does."""
     cluster = state.cluster[0]
     while cluster.cursor < cluster.num_requests and state.jobs[cluster.cursor].parent >= 0:
         cluster.cursor += 1
@@ -202,7 +205,7 @@ def next_arrival(state):
     if turn >= 0:
         if r < 0:
             return turn
-        turn_ps = state.requests[turn].arrival_ps
+        turn_ps = state.jobs[turn].think_ps
         open_ps = state.requests[r].arrival_ps
         if turn_ps < open_ps or (turn_ps == open_ps and turn < r):
             return turn
@@ -244,7 +247,9 @@ def advance(state, policies, max_events):
             return PAUSED
         time_ps, leaf = first_event(state.tree)
         r = next_arrival(state)
-        arrival_ps = state.requests[r].arrival_ps if r >= 0 else NEVER_PS
+        arrival_ps = NEVER_PS
+        if r >= 0:
+            arrival_ps = state.jobs[r].think_ps if r == cluster.turns else state.requests[r].arrival_ps
         arrives = r >= 0 and arrival_ps <= time_ps
         if arrives:
             time_ps = arrival_ps

@@ -56,7 +56,7 @@ def state_of(
     while leaves < 2 * num_instances + more:
         leaves *= 2
     row = _cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode))
-    asking = asking_of(trace, slo, row, views[:num_instances], options["trie"])
+    asking = asking_of(trace, slo, row, views[:num_instances], options)
     shown = asking.told if row["signals"][0] else views
     state = State(
         cluster=row,

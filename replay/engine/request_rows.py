@@ -29,7 +29,7 @@ def requests_of(trace: "Trace", slo: "Slo", options: Mapping[str, Any]) -> np.nd
     for name in ("tenant", "session", "kind"):
         rows[name] = trace.codes(name) if name in trace else NONE
     rows["turn"] = _turns(trace)
-    rows["predicted_tokens"] = NONE if options["predictions"] is None else options["predictions"]
+    rows["predicted_tokens"] = NONE if options["predictions"] is None else options["predictions"].tokens
     if "parent" in trace:
         rows["arrival_ps"][trace.column("parent") >= 0] = NONE
     return rows

@@ -45,13 +45,18 @@ MORE = [
     ("tenant_service", "f8"),
     ("tenant_expected", "f8"),   # the same, with the mean of its last 5 outputs charged at admission
     ("tenant_weight", "f8"),
+    ("predicted_p90_tokens", "i4"), ("predicted_p99_tokens", "i4"),  # quantiles, -1 where nothing is predicted
+    # predicted tokens still to come: predicted_tokens less generated_tokens, not below 0; where predictions are looked at
+    # again, what is expected of requests predicted alike that have got so far; -1 where nothing is predicted
+    ("predicted_left_tokens", "f8"),
     ("prefix_keys", "u8", (PREFIX_KEYS,)),  # alike for prompts alike in their first 2^k trace blocks
 ]
 SEEN = np.dtype([*[(name, REQUEST[name]) for name in REQUEST.names or ()], *MORE], align=True)
 # an order policy that reads one of these, or now_ps, is asked anew for all on an instance whenever a batch is formed
 MOVING = frozenset({"generated_tokens", "runs", "stage_s", "waited_s", "served_s", "prefill_tokens", "prefill_s",
-                    "tenant_service", "tenant_expected"})
+                    "tenant_service", "tenant_expected", "predicted_left_tokens"})
 TENANTS = frozenset({"tenant_service", "tenant_expected"})
+PREDICTED = frozenset({"predicted_p90_tokens", "predicted_p99_tokens", "predicted_left_tokens"})
 SPELLS = frozenset({"stage_s", "waited_s", "served_s"})
 
 # what a tier was promised, and what it pays
@@ -90,3 +95,14 @@ class Asking(NamedTuple):
     prefix_keys: np.ndarray  # uint64 (num_requests, PREFIX_KEYS), one row where nobody reads them, read only
     told: np.ndarray  # VIEW (num_instances,): what instances reported last, one row where signals have no age
     moving: np.ndarray  # MOVE (num_instances,), one row where nothing migrates
+    quantiles: np.ndarray  # int32 (num_requests, 2): predicted p90 and p99, one row where nobody reads or learns them
+    workers: np.ndarray  # int64 (workers,): when each of those that predict is free, in ps
+    left_class: np.ndarray  # int32 (num_requests,): row of `left`, one row where predictions are not looked at again
+    left: np.ndarray  # float64 (classes, GRID): expected tokens still to come, see predictors.survival, read only
+    learned: np.ndarray  # int32 (num_requests, groups), and those below: see learning_schema
+    cells: np.ndarray
+    looks: np.ndarray
+    weights: np.ndarray
+    gains: np.ndarray
+    inverse: np.ndarray
+    record: np.ndarray

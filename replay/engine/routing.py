@@ -10,6 +10,7 @@ from replay.engine.fabric_schema import (
 )
 from replay.engine.handoff import end_unserved, enqueue
 from replay.engine.jit import inlined, kernel
+from replay.engine.learning_schema import OP_PREDICT
 from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
@@ -27,6 +28,8 @@ from replay.engine.schema import (
     LOG_HOLD,
     LOG_REJECT,
     NONE,
+    PENDING,
+    PREDICTING,
     PREFILL,
     REJECTED,
     ROUTE,
@@ -84,21 +87,52 @@ def looks(state):
     return cluster.reads_hits or cluster.reads_blocks or cluster.signals or links
 
 
+@kernel
+def predict_later(state, r):
+    """Let the first of those that predict to be free work on request r, which comes back when it is done. In place."""
+    workers = state.asking.workers
+    chosen = 0
+    for k in range(1, len(workers)):
+        if workers[k] < workers[chosen]:
+            chosen = k
+    job = state.jobs[r]
+    workers[chosen] = max(workers[chosen], state.cluster[0].now_ps) + state.cluster[0].predict_ps
+    job.think_ps = workers[chosen]
+    job.key = float(job.think_ps)
+    job.stage = PREDICTING
+    state.cluster[0].turns = push(state.jobs, state.cluster[0].turns, r)
+
+
+@inlined
+def meet(state, policies, r):
+    """Handle request r once it is predicted: the look-up of its prefix, then what follows. Modified in place."""
+    if state.cluster[0].learns:
+        state.policies.learning(address_of(state), OP_PREDICT, r, 0)
+    if state.cluster[0].num_shards > 0:
+        state.policies.tiers(address_of(state), OP_LOOK_UP, r, 0)
+        return
+    consider(state, policies, r)
+
+
 @inlined
 def arrive(state, policies, r):
-    """Handle the arrival of request r at now. Modified in place."""
+    """Handle the arrival of request r at now, or the end of its prediction. Modified in place."""
     cluster = state.cluster[0]
     request = state.requests[r]
     state.jobs[r].think_ps = 0
+    if state.jobs[r].stage == PREDICTING:
+        state.jobs[r].stage = PENDING
+        meet(state, policies, r)
+        return
     request.sequence = cluster.arrived
     cluster.arrived += 1
     if cluster.spelled:
         state.asking.spells[r].since_ps = cluster.now_ps
     note(state, LOG_ARRIVE, r, NONE, 0)
-    if cluster.num_shards > 0:
-        state.policies.tiers(address_of(state), OP_LOOK_UP, r, 0)
+    if cluster.predict_ps > 0:
+        predict_later(state, r)
         return
-    consider(state, policies, r)
+    meet(state, policies, r)
 
 
 @kernel

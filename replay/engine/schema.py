@@ -30,7 +30,7 @@ FINISHED, REJECTED, UNFINISHED, FAILED = 0, 1, 2, 3
 STATUSES = ("finished", "rejected", "unfinished", "failed")
 
 # what a request is doing (JOB.stage)
-PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE = range(8)
+PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING = range(9)
 
 # return codes of `advance` and fault codes (CLUSTER.fault)
 DONE, PAUSED, FAULT = 0, 1, 2
@@ -221,6 +221,9 @@ CLUSTER = np.dtype([
     ("fair", "i1"), ("promises", "i1"),     # somebody reads tenant_service or tenant_expected; the latter
     ("spelled", "i1"), ("reads_prefill", "i1"), ("reads_truth", "i1"), ("reads_prefix_keys", "i1"),
     ("batch_reads_pace", "i1"), ("admit_reads_decodes", "i1"), ("signals", "i1"), ("pooled", "i1"),
+    ("learns", "i1"), ("reads_predictions", "i1"),  # a model learns in the replay; somebody reads more of a prediction
+    ("predict_ps", "i8"),                   # what a prediction takes before admission
+    ("refresh_tokens", "i8"),               # generated tokens after which a prediction is looked at again, 0 for never
     ("migrates", "i1"),                     # requests may move between decode-capable instances while they run
     ("input_weight", "f8"), ("output_weight", "f8"),  # of a token in tenant_service
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
@@ -247,7 +250,7 @@ BINS = 64 * BINS_PER_OCTAVE
 
 
 class Policies(NamedTuple):
-    """Compiled policies, one a slot; the hierarchy, the fabric and live migration."""
+    """Compiled policies, one a slot; the hierarchy, the fabric, live migration and learning."""
 
     admit: Any
     route: Any
@@ -261,6 +264,7 @@ class Policies(NamedTuple):
     tiers: Any
     fabric: Any
     moves: Any
+    learning: Any
 
 
 class Cache(NamedTuple):

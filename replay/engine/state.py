@@ -56,6 +56,10 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "accounts": (request_schema.ACCOUNT, 2), "ledgers": (request_schema.LEDGER, 1), "shares": (np.dtype("f8"), 1),
     "prefix_keys": (np.dtype("u8"), 2), "told": (schema.VIEW, 1),
     "moving": (request_schema.MOVE, 1),
+    "quantiles": (np.dtype("i4"), 2), "workers": (np.dtype("i8"), 1), "left_class": (np.dtype("i4"), 1),
+    "left": (np.dtype("f8"), 2), "learned": (np.dtype("i4"), 2), "cells": (np.dtype("f8"), 2),
+    "looks": (np.dtype("f8"), 2), "weights": (np.dtype("f8"), 1), "gains": (np.dtype("f8"), 1),
+    "inverse": (np.dtype("f8"), 2), "record": (np.dtype("f8"), 1),
 }
 GROUPS = ("cache", "cost", "hierarchy", "wires", "asking")  # in compiled code these are the state itself
 
@@ -125,7 +129,7 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 @intrinsic
 def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, migrate,
-                tiers, fabric, moves):
+                tiers, fabric, moves, learning):
     """Keep first-class functions behind the table and return them as one pointer."""
 
     def build(context, builder, signature, arguments):
@@ -136,7 +140,8 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
             builder.store(function, builder.bitcast(place, function.type.as_pointer()))
         return builder.bitcast(base, cgutils.voidptr_t)
 
-    functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves)
+    functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves,
+                 learning)
     return POLICIES(table_type, *functions), build
 
 

@@ -65,6 +65,9 @@ class Desk:
             tenant_service=service,
             tenant_expected=service + self.output_weight * promised / share,
             tenant_weight=share,
+            predicted_p90_tokens=request.p90_tokens,
+            predicted_p99_tokens=request.p99_tokens,
+            predicted_left_tokens=self.twin.seer.left(request) if self.twin.seer is not None else -1.0,
             prefix_keys=request.prefix_keys,
         )
 

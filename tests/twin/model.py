@@ -71,6 +71,7 @@ class Twin:
         self.events = 0
         self.desk = Desk(self, None, policies["order"], [])
         self.pooled = cluster.mixed_pool
+        self.seer: Any = None  # tests.twin.learning.Seer, once there are predictions
         self.mover = Mover(self, cluster.migrate_ps)
         self.board = Board(self.servers, cluster.signal_lag_ps)
         order = policies["order"].policy
@@ -139,11 +140,16 @@ class Twin:
     # arrivals and routing
 
     def arrive(self, request: Request) -> None:
-        """Take a request in, once the index has answered."""
-        request.arrival_ps = self.now
-        request.sequence = self.arrived
-        self.arrived += 1
-        request.since_ps = self.now
+        """Take a request in, once it is predicted and the index has answered."""
+        if not request.predicted:
+            request.arrival_ps = self.now
+            request.sequence = self.arrived
+            self.arrived += 1
+            request.since_ps = self.now
+        if self.seer is not None and self.seer.takes(request):
+            return
+        if self.seer is not None:
+            self.seer.predicts(request)
         if self.hierarchy is None or not self.hierarchy.look_up(request):
             self.consider(request)
 
@@ -308,6 +314,8 @@ class Twin:
         request.finish_ps = self.now
         self.desk.accounts[None][request.tenant].outputs.append(request.output_tokens)
         request.status = "finished"
+        if self.seer is not None:
+            self.seer.learns(request)
         for turn in self.requests:
             if turn.parent == request.row:
                 self.arrivals.append((self.now + turn.think_ps, turn.row))

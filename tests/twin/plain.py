@@ -34,6 +34,8 @@ class Request:
     arrival_ps: int
     random_key: np.uint64
     predicted_tokens: int
+    p90_tokens: int
+    p99_tokens: int
     tier: int
     tenant: int
     session: int
@@ -79,6 +81,7 @@ class Request:
     served_ps: int = 0  # in batches, up to since_ps if it runs
     promised: int = 0  # output expected of it when it was admitted
     prompt_charged: bool = False
+    predicted: bool = False  # or put off until it is
     lookup_ps: int = 0
     load_ps: int = 0
     exposed_ps: int = 0

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from predictors import Predictions, given
 from replay.cluster import Cluster
+from replay.hardware.units import ps
 from replay.policy import Chosen
 from replay.slo import Slo
 from tests.twin.asking import Desk
+from tests.twin.learning import Seer
 from tests.twin.model import Twin
 from tests.twin.network import Network
 from tests.twin.reading import requests_of
@@ -19,19 +22,21 @@ def run(
     policies: Mapping[str, Chosen],
     seed: int = 0,
     tiers: Sequence[str] = (),
-    predictions: Sequence[int] | None = None,
+    predictions: Predictions | Sequence[int] | None = None,
     slo: Slo | None = None,
 ) -> dict[str, Any]:
     """Replay a trace naively.
 
     policies    : slot -> Chosen, all six slots of instances; `fetch` and `write` load and write everything if absent
     tiers       : tier labels by urgency; empty gives every request tier 0
-    predictions : predicted output tokens by row
+    predictions : Predictions, or predicted output tokens by row
     slo         : targets of the tiers, shares of the tenants; None promises nothing
     returns     : the fields of requests.parquet and HIERARCHY_FIELDS in ps, lists in trace order; `gaps` by tier,
                   sorted; `events`; `stores`: name -> list in the order of the stores, empty without `Cluster.kv`
     """
-    twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predictions), policies, max(1, len(tiers)))
+    predicted = given(predictions)
+    twin = Twin(cluster, requests_of(trace, cluster, seed, tiers, predicted), policies, max(1, len(tiers)))
+    twin.seer = Seer(twin, trace, predicted, 0 if predicted is None else ps(predicted.inference_s))
     twin.desk = Desk(twin, slo, policies["order"], list(trace.labels("tenant")) if "tenant" in trace else [])
     if cluster.fabric is not None:
         twin.network = Network(cluster.fabric, twin, seed, longest_bytes(trace, cluster))

@@ -1,0 +1,109 @@
+"""Make the predictions that a checked node of conf/predictor asks for."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from predictors.errors import PredictorError
+from predictors.features import build
+from predictors.fitted import MAKERS, fewest_rows, load, maker, method_of, pace_of, rolling
+from predictors.predictions import UNKNOWN, Predictions, of_tokens, refresh_of
+from traces.schema import Trace
+from traces.trie import Trie
+
+ORIGINS, PRIOR_TOKENS = 4, 256
+MOST = {"inference_s": 3600.0, "workers": 4096, "refresh_tokens": 2**31 - 1, "origins": 1000, "prior_tokens": 2**31 - 1}
+
+
+def predictions(
+    node: Mapping[str, Any], trace: Trace, seed: int, trie: Trie | None, told: Callable[[int], None]
+) -> Predictions:
+    """Return the predictions of a node; see `predictors.predict`."""
+    workers = _whole(node, "workers", 1, 1)
+    every = _whole(node, "refresh_tokens", 0, 0)
+    measured = None
+    if node["kind"] in MAKERS:
+        found, measured = _learned(node, trace, seed, trie, told)
+    else:
+        found = _given(node, trace, seed)
+    found = dataclasses.replace(found, inference_s=_inference(node, measured), workers=workers)
+    if not every:
+        return found
+    return dataclasses.replace(found, refresh=_refresh(node, every, found, trace))
+
+
+def _given(node: Mapping[str, Any], trace: Trace, seed: int) -> Predictions:
+    if node["kind"] == "constant":
+        from predictors.constant import constant
+
+        return of_tokens(constant(len(trace), node.get("tokens")))
+    if node["kind"] == "online":
+        nothing = of_tokens(np.full(len(trace), UNKNOWN))
+        return dataclasses.replace(nothing, online=float(_whole(node, "prior_tokens", PRIOR_TOKENS, 1)))
+    from predictors.oracle import oracle
+
+    keys = ("sigma", "tau", "mae_tokens", "bias", "shrink")
+    return of_tokens(oracle(trace.column("output_tokens"), seed,
+                            **{key: node.get(key) for key in keys if node.get(key) is not None}))  # fmt: skip
+
+
+def _learned(
+    node: Mapping[str, Any], trace: Trace, seed: int, trie: Trie | None, told: Callable[[int], None]
+) -> tuple[Predictions, float | None]:
+    make, method = maker(node, seed), method_of(node)
+    origins = _whole(node, "origins", ORIGINS, 1)
+    prior = _whole(node, "prior_tokens", PRIOR_TOKENS, 1)
+    path = node.get("model")
+    if path is not None:
+        fitted, page = load(path, trace, node.get("conformal"))
+        if page["kind"] != node["kind"]:
+            raise PredictorError(f"the model {path} is of kind {page['kind']}, but predictor.kind is {node['kind']}. Write "
+                                 f"predictor={page['kind']}.")  # fmt: skip
+        return _rounded(fitted.predict(build(trace, pace_of(page["pace"]), trie))), float(page["inference_s"])
+    if len(trace) < fewest_rows(origins):
+        raise PredictorError(f"predictor={node['kind']} learns at predictor.origins={origins} moments of the trace, which "
+                             f"needs {fewest_rows(origins)} requests or more, but {trace.name} has {len(trace)}. Use fewer "
+                             f"origins, a longer trace, or predictor.model of a trained one.")  # fmt: skip
+    frame = build(trace, pace_of(node), trie)
+    return _rounded(rolling(make, method, frame, origins, float(prior), told)), None
+
+
+def _rounded(frame: pl.DataFrame) -> Predictions:
+    columns = [np.rint(frame[name].to_numpy()).clip(1, 2**31 - 1).astype(np.int32) for name in ("p50", "p90", "p99")]
+    return Predictions(*columns)
+
+
+def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Trace) -> Any:
+    """Learn from the first requests what their predictions were worth; the oracle may look at all."""
+    if node["kind"] == "online":
+        raise PredictorError("predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes "
+                             "them inside it. Leave it at 0.")  # fmt: skip
+    rows = len(trace) if node["kind"] == "oracle" else max(1, len(trace) // (1 + _whole(node, "origins", ORIGINS, 1)))
+    return refresh_of(every, found.tokens[:rows], np.asarray(trace.column("output_tokens"))[:rows])
+
+
+def _inference(node: Mapping[str, Any], measured: float | None) -> float:
+    value = node.get("inference_s")
+    if value == "measured":
+        if measured is None:
+            raise PredictorError("predictor.inference_s=measured takes the figure of a model file, but predictor.model is "
+                                 "not given. Train one with kvreplay predict train.")  # fmt: skip
+        return measured
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST["inference_s"]:
+        raise PredictorError(f"predictor.inference_s must be a number of seconds from 0 to 3600, or measured, but is "
+                             f"{value!r}.")  # fmt: skip
+    return float(value)
+
+
+def _whole(node: Mapping[str, Any], key: str, default: int, least: int) -> int:
+    value = node.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST[key]:
+        raise PredictorError(f"predictor.{key} must be a whole number from {least} to {MOST[key]:.0f}, but is {value!r}.")
+    return value
