@@ -58,7 +58,7 @@ class TimeModel(ABC):
     def predict(self, frame: pl.DataFrame) -> np.ndarray:
         """Return the seconds of every row, float64 (rows,); raises PredictorError as `fit` does, or before it."""
         if len(self.coefficients) != len(self.terms):
-            raise PredictorError(f"{self.kind} predicts only after a fit, but has no coefficients. Call fit or restored.")
+            raise PredictorError(f"{self.kind} predicts only after a fit, but has no coefficients. Call fit first.")
         return self._design(frame, self.columns) @ self.coefficients
 
     def settings(self) -> dict[str, Any]:
@@ -93,8 +93,8 @@ class TimeModel(ABC):
         wrong = np.argwhere(~(np.isfinite(design) & (design >= 0)))
         if len(wrong):
             row, term = wrong[0]
-            raise PredictorError(f"the term {self.terms[term]} of {self.kind} must be finite and >= 0 in every row, but "
-                                 f"is {design[row, term]:g} in row {row}. Correct or drop that row.")
+            raise PredictorError(f"the term {self.terms[term]} of {self.kind} must be finite and >= 0 in every row, "
+                                 f"but is {design[row, term]:g} in row {row}. Correct or drop that row.")
         return design
 
 
