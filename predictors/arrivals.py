@@ -62,7 +62,8 @@ def forecast(counts: Any, kind: str, horizon: int = 1, **parameters: Any) -> np.
 def ahead(counts: Any, kind: str, horizon: int = 1, **parameters: Any) -> np.ndarray:
     """Return `forecast` by when it is made: entry t is the forecast of counts[t + horizon], made of counts[:t + 1].
 
-    returns : float64 (intervals,) >= 0, never NaN; the last entry tells of an interval that has not been counted yet
+    returns : float64 (intervals,) from 0 to 2^53, never NaN; the last entry is of an interval not counted yet.
+              Of high beta and gamma together `seasonal` may swing without limit; it is then cut to these
     raises  : as `forecast`
     """
     values = checked(counts)
@@ -70,7 +71,8 @@ def ahead(counts: Any, kind: str, horizon: int = 1, **parameters: Any) -> np.nda
     in_range("horizon", horizon)
     if len(values) == 0:
         return np.empty(0)
-    return np.maximum(KINDS[kind](values, horizon, **parameters), 0.0)
+    made = KINDS[kind](values, horizon, **parameters)
+    return np.clip(np.nan_to_num(made, nan=MOST_COUNT, posinf=MOST_COUNT), 0.0, MOST_COUNT)
 
 
 def last(values: np.ndarray, horizon: int) -> np.ndarray:
