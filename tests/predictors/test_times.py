@@ -182,8 +182,8 @@ def iterations(of: Profile, rows: int, seed: int) -> pl.DataFrame:
 
 @pytest.mark.parametrize(("hardware", "model", "shortest", "most"), [
     ("linear", "llama3_8b", 1, 1e-9), ("mooncake_a800", "llama3_70b", 1, 1e-9),
-    ("h100", "llama3_8b", 512, 1e-9), ("h100", "llama3_8b", 1, 0.12),
-    ("h200", "mixtral_8x7b", 512, 0.01), ("h200", "deepseek_v3", 512, 0.03),
+    ("h100", "llama3_8b", 512, 1e-9), ("h100", "llama3_8b", 1, 0.11),
+    ("h200", "mixtral_8x7b", 512, 0.003), ("h200", "deepseek_v3", 512, 0.03),
 ])  # fmt: skip
 def test_prefill_of_profiles(hardware: str, model: str, shortest: int, most: float) -> None:
     """Linear kinds are met exactly, and so is the roofline of a dense model above the prompts that only read weights.
@@ -197,8 +197,8 @@ def test_prefill_of_profiles(hardware: str, model: str, shortest: int, most: flo
 
 
 @pytest.mark.parametrize(("hardware", "model", "most"), [
-    ("linear", "llama3_8b", 1e-9), ("mooncake_a800", "llama3_70b", 1e-9), ("h100", "llama3_8b", 0.05),
-    ("h200", "mixtral_8x7b", 0.08), ("h200", "deepseek_v3", 0.16),
+    ("linear", "llama3_8b", 1e-9), ("mooncake_a800", "llama3_70b", 1e-9), ("h100", "llama3_8b", 0.04),
+    ("h200", "mixtral_8x7b", 0.06), ("h200", "deepseek_v3", 0.14),
 ])  # fmt: skip
 def test_iterations_of_profiles(hardware: str, model: str, most: float) -> None:
     """As for prefill; a roofline's kinks, where reading weights hides arithmetic, lie amid usual batches."""
@@ -208,11 +208,11 @@ def test_iterations_of_profiles(hardware: str, model: str, most: float) -> None:
 
 
 def test_prefill_of_mooncake() -> None:
-    """Fit prefill of 8k to 128k tokens alone within 0.4 %. Source: Mooncake (FAST 2025), Fig. 14, 8 x A800."""
+    """Fit prefill of 8k to 128k tokens alone within 0.2 % on average. Source: Mooncake (FAST 2025), Fig. 14, 8 x A800."""
     rows = pl.DataFrame({"new_tokens": [1024 * k for k in (8, 16, 32, 64, 128)], "cached_tokens": [0] * 5})
     measured = timed(rows, [1.002, 2.056, 4.479, 10.587, 27.51])
     found = errors(PrefillTime().fit(measured), measured)
-    assert found["relative_error_mean"] < 0.004, found
+    assert found["relative_error_mean"] < 0.002, found
 
 
 MACHINES = [(model, f"{gpu}-80gb", tp) for gpu in ("a100", "h100")
