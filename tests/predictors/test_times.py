@@ -208,7 +208,7 @@ def test_iterations_of_profiles(hardware: str, model: str, most: float) -> None:
 
 
 def test_prefill_of_mooncake() -> None:
-    """Fit prefill of 8k to 128k tokens alone within 0.2 %. Source: Mooncake (FAST 2025), Fig. 14, 8 x A800."""
+    """Fit prefill of 8k to 128k tokens within 0.2 % on average. Source: Mooncake (FAST 2025), Fig. 14, 8 x A800."""
     rows = pl.DataFrame({"new_tokens": [1024 * k for k in (8, 16, 32, 64, 128)], "cached_tokens": [0] * 5})
     measured = timed(rows, [1.002, 2.056, 4.479, 10.587, 27.51])
     found = errors(PrefillTime().fit(measured), measured)
