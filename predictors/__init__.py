@@ -13,16 +13,29 @@ if TYPE_CHECKING:
     from traces.schema import Trace
     from traces.trie import Trie
 
-LEARNED = {"group": ("by",), "history": (), "boosted": ("library", "iterations"), "rank": ("library", "iterations"),
-           "survival": ("classes",)}  # fmt: skip
+LEARNED = {
+    "group": ("by",),
+    "history": (),
+    "boosted": ("library", "iterations"),
+    "rank": ("library", "iterations"),
+    "survival": ("classes",),
+}
 OF_LEARNED = ("model", "origins", "conformal", "first_token_s", "token_s", "prior_tokens")
 OF_ALL = ("inference_s", "workers", "refresh_tokens")
-KINDS = {"none": (), "constant": ("tokens",), "oracle": ("sigma", "tau", "mae_tokens", "bias", "shrink"),
-         "online": ("prior_tokens",), **{kind: (*keys, *OF_LEARNED) for kind, keys in LEARNED.items()}}  # fmt: skip
+KINDS = {
+    "none": (),
+    "constant": ("tokens",),
+    "oracle": ("sigma", "tau", "mae_tokens", "bias", "shrink"),
+    "online": ("prior_tokens",),
+    **{kind: (*keys, *OF_LEARNED) for kind, keys in LEARNED.items()},
+}
 
 
 def predict(
-    node: Mapping[str, Any] | None, trace: "Trace", seed: int, trie: "Trie | None" = None,
+    node: Mapping[str, Any] | None,
+    trace: "Trace",
+    seed: int,
+    trie: "Trie | None" = None,
     told: Callable[[int], None] = lambda done: None,
 ) -> Predictions | None:
     """Return what a predictor says of every request.
@@ -62,4 +75,8 @@ def check(node: Mapping[str, Any] | None) -> str:
 
 def given(predictions: Any) -> Predictions | None:
     """Return predictions however they are given: as Predictions, as whole numbers, or not at all."""
-    return predictions if predictions is None or isinstance(predictions, Predictions) else of_tokens(np.asarray(predictions))
+    return (
+        predictions
+        if predictions is None or isinstance(predictions, Predictions)
+        else of_tokens(np.asarray(predictions))
+    )

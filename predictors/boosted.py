@@ -29,7 +29,9 @@ class Boosted(Model):
         if library not in LIBRARIES:
             raise PredictorError(f"predictor.library must be one of {', '.join(LIBRARIES)}, but is {library!r}.")
         if isinstance(iterations, bool) or not isinstance(iterations, int) or not 1 <= iterations <= 10_000:
-            raise PredictorError(f"predictor.iterations must be a whole number from 1 to 10,000, but is {iterations!r}.")
+            raise PredictorError(
+                f"predictor.iterations must be a whole number from 1 to 10,000, but is {iterations!r}."
+            )
         self.library, self.seed, self.iterations = library, seed, iterations
         self.features: list[str] = []
         self.trees: Trees | None = None
@@ -67,7 +69,7 @@ class Boosted(Model):
 
 
 class Rank(Boosted):
-    """The share of requests that are shorter, by boosting; lengths are the quantiles seen in training near the same score.
+    """The share of requests that are shorter, by boosting; lengths are those of training near the same score.
 
     What orders by length needs no more than ranks, and ranks have no tail that could dominate their fit.
 
@@ -81,7 +83,7 @@ class Rank(Boosted):
         self.grid, self.scores = np.zeros((1, len(LEVELS))), np.zeros(1)
 
     def fit(self, frame: pl.DataFrame) -> Self:
-        """Grow trees on the ranks, and map their scores to the quantiles of the lengths that had such scores, never falling."""
+        """Grow trees on the ranks, and map their scores to quantiles of the lengths there, never falling."""
         logs = output_logs(frame, self.kind)
         self.features = feature_names(frame)
         rows = matrix(frame, self.features)
@@ -121,11 +123,17 @@ def grown(
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     model = HistGradientBoostingRegressor(
-        loss="squared_error" if level is None else "quantile", quantile=level, max_iter=iterations, random_state=seed,
-        learning_rate=LEARNING_RATE, max_leaf_nodes=LEAVES, max_depth=DEPTH,
+        loss="squared_error" if level is None else "quantile",
+        quantile=level,
+        max_iter=iterations,
+        random_state=seed,
+        learning_rate=LEARNING_RATE,
+        max_leaf_nodes=LEAVES,
+        max_depth=DEPTH,
         min_samples_leaf=min(FEWEST_IN_LEAF, len(rows) // 4),
-        max_features=FEATURE_SHARE, early_stopping=False,
-    )  # fmt: skip
+        max_features=FEATURE_SHARE,
+        early_stopping=False,
+    )
     return of_sklearn(model.fit(rows, target))
 
 
@@ -133,10 +141,22 @@ def _lightgbm(rows: np.ndarray, target: np.ndarray, seed: int, iterations: int, 
     try:
         import lightgbm
     except ImportError:
-        raise PredictorError("predictor.library=lightgbm needs LightGBM, which is not installed. Install "
-                             "kvreplay[lightgbm], or leave it at sklearn.") from None  # fmt: skip
+        raise PredictorError(
+            "predictor.library=lightgbm needs LightGBM, which is not installed. Install "
+            "kvreplay[lightgbm], or leave it at sklearn."
+        ) from None
     objective = {"objective": "regression"} if level is None else {"objective": "quantile", "alpha": level}
-    settings = {**objective, "learning_rate": LEARNING_RATE, "num_leaves": LEAVES, "max_depth": DEPTH, "verbose": -1, "seed": seed,
-                "min_data_in_leaf": min(FEWEST_IN_LEAF, len(rows) // 4), "feature_fraction_bynode": FEATURE_SHARE,
-                "deterministic": True, "force_row_wise": True, "use_missing": False}  # fmt: skip
+    settings = {
+        **objective,
+        "learning_rate": LEARNING_RATE,
+        "num_leaves": LEAVES,
+        "max_depth": DEPTH,
+        "verbose": -1,
+        "seed": seed,
+        "min_data_in_leaf": min(FEWEST_IN_LEAF, len(rows) // 4),
+        "feature_fraction_bynode": FEATURE_SHARE,
+        "deterministic": True,
+        "force_row_wise": True,
+        "use_missing": False,
+    }
     return lightgbm.train(settings, lightgbm.Dataset(rows, target), num_boost_round=iterations)

@@ -57,8 +57,10 @@ def conformal(
         return logs
     known, true = np.sort(calibration[0], axis=1), calibration[1]
     if len(known) < FEWEST:
-        raise PredictorError(f"predictor.conformal={method} needs at least {FEWEST} finished requests to calibrate on, but "
-                             f"there are {len(known)}. Use a longer trace, or predictor.conformal=none.")  # fmt: skip
+        raise PredictorError(
+            f"predictor.conformal={method} needs at least {FEWEST} finished requests to calibrate on, but "
+            f"there are {len(known)}. Use a longer trace, or predictor.conformal=none."
+        )
     ordered = np.sort(logs, axis=1)
     if method == "adaptive":
         return _adaptive(known, true, ordered, frames)
@@ -80,8 +82,10 @@ def _mapie() -> Any:
     try:
         import mapie.regression as regression
     except ImportError:
-        raise PredictorError("predictor.conformal=split and cqr need MAPIE, which is not installed. Install "
-                             "kvreplay[predict], or use predictor.conformal=adaptive.") from None  # fmt: skip
+        raise PredictorError(
+            "predictor.conformal=split and cqr need MAPIE, which is not installed. Install "
+            "kvreplay[predict], or use predictor.conformal=adaptive."
+        ) from None
     return regression
 
 
@@ -124,7 +128,13 @@ def _adaptive(
     latest = np.argsort(frames[0]["finish_s"].to_numpy(), kind="stable")[-WINDOW:]
     found = np.empty_like(logs)
     for k, level in enumerate(LEVELS):
+        if k == MEDIAN:  # a best guess, which following single errors would only blur
+            found[:, k] = logs[:, k]
+            continue
         start = np.sort(true[latest] - known[latest, k])
-        found[:, k] = follow(start, true[latest] - known[latest, k], logs[:, k].copy(), output, arrival_s, finish_s,
-                             order, level, GAMMA)  # fmt: skip
-    return np.sort(found, axis=1)
+        found[:, k] = follow(
+            start, true[latest] - known[latest, k], logs[:, k].copy(), output, arrival_s, finish_s, order, level, GAMMA
+        )
+    found[:, LOW] = np.minimum(found[:, LOW], found[:, MEDIAN])
+    found[:, MEDIAN:] = np.maximum.accumulate(found[:, MEDIAN:], axis=1)
+    return found

@@ -58,12 +58,14 @@ def build(trace: Trace, pace: Pace | None = None, trie: Trie | None = None) -> p
     """
     trie = trie if trie is not None else compress(trace)
     pace = pace or Pace()
-    base = pl.DataFrame({
-        "row": np.arange(len(trace)),
-        "arrival_s": trace.column("arrival_s"),
-        "finish_s": pace.finish_s(trace),
-        "output_log": np.log(np.maximum(trace.column("output_tokens"), 1)),
-    })
+    base = pl.DataFrame(
+        {
+            "row": np.arange(len(trace)),
+            "arrival_s": trace.column("arrival_s"),
+            "finish_s": pace.finish_s(trace),
+            "output_log": np.log(np.maximum(trace.column("output_tokens"), 1)),
+        }
+    )
     columns: dict[str, Any] = {"prompt_log": np.log(np.maximum(trace.column("prompt_tokens"), 1))}
     for name, codes in groups(trace, trie).items():
         columns |= _history(base, name, codes)
@@ -74,10 +76,14 @@ def build(trace: Trace, pace: Pace | None = None, trie: Trie | None = None) -> p
     columns |= _load(base) | _day(base["arrival_s"].to_numpy())
     features = pl.DataFrame({name: np.asarray(values, np.float32) for name, values in columns.items()})
     return features.with_columns(
-        base["arrival_s"], base["finish_s"], pl.Series("prompt_tokens", trace.column("prompt_tokens")),
+        base["arrival_s"],
+        base["finish_s"],
+        pl.Series("prompt_tokens", trace.column("prompt_tokens")),
         pl.Series("output_tokens", trace.column("output_tokens")),
-        *(pl.Series(name, trace.column(name) if name in trace else ["all"] * len(trace), pl.String)
-          for name in ("tier", "kind")),
+        *(
+            pl.Series(name, trace.column(name) if name in trace else ["all"] * len(trace), pl.String)
+            for name in ("tier", "kind")
+        ),
     )
 
 
@@ -110,18 +116,32 @@ def _history(base: pl.DataFrame, name: str, codes: np.ndarray, half_life: int = 
     """Return what the completions of a request's group say: their recent mean log-output, and how many are known."""
     frame = base.with_columns(group=pl.Series(codes))
     done = (
-        frame.filter(pl.col("group") >= 0).sort("finish_s", "row").select(
-            "finish_s", "group",
+        frame.filter(pl.col("group") >= 0)
+        .sort("finish_s", "row")
+        .select(
+            "finish_s",
+            "group",
             recent=pl.col("output_log").ewm_mean(half_life=half_life).over("group"),
             known=pl.int_range(1, pl.len() + 1).over("group"),
         )
-    )  # fmt: skip
-    seen = frame.select("row", "arrival_s", "group").join_asof(
-        done, left_on="arrival_s", right_on="finish_s", by="group", strategy="backward", allow_exact_matches=False,
-        check_sortedness=False,
-    ).sort("row")  # fmt: skip
-    return {f"{name}_recent": seen["recent"].fill_null(UNKNOWN),
-            f"{name}_known": seen["known"].fill_null(0).clip(0, MOST_KNOWN)}
+    )
+    seen = (
+        frame.select("row", "arrival_s", "group")
+        .join_asof(
+            done,
+            left_on="arrival_s",
+            right_on="finish_s",
+            by="group",
+            strategy="backward",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+        .sort("row")
+    )
+    return {
+        f"{name}_recent": seen["recent"].fill_null(UNKNOWN),
+        f"{name}_known": seen["known"].fill_null(0).clip(0, MOST_KNOWN),
+    }
 
 
 def _prefix(trace: Trace, trie: Trie, base: pl.DataFrame) -> dict[str, np.ndarray]:

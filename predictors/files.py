@@ -32,8 +32,14 @@ def save(path: str | os.PathLike[str], model: Model, about: dict[str, Any], extr
     """
     target = Path(path)
     target = target if target.suffix == ".npz" else target.with_name(f"{target.name}.npz")
-    page = {"format": FORMAT, "kind": model.kind, "settings": model.settings(), "columns": needs(model.features),
-            "versions": versions(), **about}  # fmt: skip
+    page = {
+        "format": FORMAT,
+        "kind": model.kind,
+        "settings": model.settings(),
+        "columns": needs(model.features),
+        "versions": versions(),
+        **about,
+    }
     arrays = {f"model_{name}": array for name, array in model.arrays().items()} | extra
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -58,13 +64,15 @@ def load(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any], dict[str,
             arrays = {name: archive[name] for name in archive.files}
         page = json.loads(str(arrays.pop("about")))
         if page["format"] != FORMAT:
-            raise PredictorError(f"the model file {path} has format {page['format']}, but this version reads {FORMAT}. "
-                                 f"Train it again.")  # fmt: skip
+            raise PredictorError(
+                f"the model file {path} has format {page['format']}, but this version reads {FORMAT}. Train it again."
+            )
         own = {name.removeprefix("model_"): array for name, array in arrays.items() if name.startswith("model_")}
         model = MODELS[page["kind"]].restored(page["settings"], own)
     except FileNotFoundError:
-        raise PredictorError(f"the model file {path} does not exist. Make it with kvreplay predict train out={path}.") \
-            from None  # fmt: skip
+        raise PredictorError(
+            f"the model file {path} does not exist. Make it with kvreplay predict train out={path}."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, zipfile.BadZipFile, EOFError):
         raise PredictorError(f"the file {path} is no model of kvreplay, or is damaged. Train it again.") from None
     return model, page, {name: array for name, array in arrays.items() if not name.startswith("model_")}
@@ -73,8 +81,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any], dict[str,
 def refuse_missing(page: dict[str, Any], trace: Trace, path: Any) -> None:
     """Raise PredictorError if a trace lacks columns that a model was trained with, naming them."""
     if missing := [name for name in page["columns"] if name not in trace]:
-        raise PredictorError(f"the model {path} was trained with the columns {', '.join(page['columns'])}, but {trace.name} "
-                             f"has no {', '.join(missing)}. Train a model on a trace with the same columns.")  # fmt: skip
+        raise PredictorError(
+            f"the model {path} was trained with the columns {', '.join(page['columns'])}, but {trace.name} "
+            f"has no {', '.join(missing)}. Train a model on a trace with the same columns."
+        )
 
 
 def versions() -> dict[str, str]:

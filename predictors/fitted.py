@@ -50,7 +50,7 @@ class Fitted:
     meta: pl.DataFrame
 
     def predict(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the calibrated quantiles of the requests of a frame, in order of arrival: columns QUANTILES [tokens]."""
+        """Return the calibrated quantiles of a frame's requests, in order of arrival: columns QUANTILES [tokens]."""
         frames = (self.meta, frame.select(META))
         return tokens(conformal(self.method, (self.logs, self.true), self.model.logs(frame), frames))
 
@@ -115,14 +115,18 @@ def _cut_off(begun: pl.DataFrame, cutoff_s: float) -> pl.DataFrame:
 
 
 def rolling(
-    make: Callable[[], Model], method: str, frame: pl.DataFrame, origins: int, prior_tokens: float,
+    make: Callable[[], Model],
+    method: str,
+    frame: pl.DataFrame,
+    origins: int,
+    prior_tokens: float,
     told: Callable[[int], None] = lambda done: None,
 ) -> pl.DataFrame:
     """Return quantiles of every request from models that only saw what had finished before.
 
     origins      : how often a model is fitted, at even steps through the rows
-    prior_tokens : expected before anything has finished; until the first model, the recent mean log-output of all with a
-                   spread of one on that scale
+    prior_tokens : expected before anything has finished; until the first model, the recent mean log-output of
+                   all, with a spread of one on that scale
     told         : called with the number of models fitted
     returns      : QUANTILES, float64 (rows,) [tokens]
     """
@@ -143,8 +147,12 @@ def fewest_rows(origins: int) -> int:
 def save(path: str | os.PathLike[str], fitted: Fitted, about: Mapping[str, Any]) -> Path:
     """Write a fitted model with its calibration; see files.save."""
     names = ("arrival_s", "finish_s", "output_tokens", "prompt_tokens")
-    extra = {"logs": fitted.logs, "true": fitted.true, **{name: fitted.meta[name].to_numpy() for name in names},
-             **{name: fitted.meta[name].to_numpy().astype("U") for name in ("tier", "kind")}}  # fmt: skip
+    extra = {
+        "logs": fitted.logs,
+        "true": fitted.true,
+        **{name: fitted.meta[name].to_numpy() for name in names},
+        **{name: fitted.meta[name].to_numpy().astype("U") for name in ("tier", "kind")},
+    }
     return files.save(path, fitted.model, {"conformal": fitted.method, **about}, extra)
 
 

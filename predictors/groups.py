@@ -26,7 +26,9 @@ class Group(Model):
 
     def __init__(self, by: Sequence[str] = ()) -> None:
         if isinstance(by, str) or any(name not in BY for name in by):
-            raise PredictorError(f"predictor.by must be a list of {' and '.join(BY)}, but is {by!r}. Write predictor.by=[kind].")
+            raise PredictorError(
+                f"predictor.by must be a list of {' and '.join(BY)}, but is {by!r}. Write predictor.by=[kind]."
+            )
         self.by, self.features = list(by), []
         self.table: dict[str, list[float]] = {}
 
@@ -101,8 +103,10 @@ class History(Model):
 
     def _middle(self, frame: pl.DataFrame) -> np.ndarray:
         if missing := [name for name in self.features if name not in frame.columns]:
-            raise PredictorError(f"the model reads the features {', '.join(missing)}, which this trace does not give. "
-                                 f"Train a model on a trace with the same columns.")  # fmt: skip
+            raise PredictorError(
+                f"the model reads the features {', '.join(missing)}, which this trace does not give. "
+                f"Train a model on a trace with the same columns."
+            )
         every = frame["all_recent"].to_numpy().astype(np.float64)
         middle = np.where(every >= 0, every, self.center)
         waits = np.ones(frame.height, bool)

@@ -46,8 +46,9 @@ def _given(node: Mapping[str, Any], trace: Trace, seed: int) -> Predictions:
     from predictors.oracle import oracle
 
     keys = ("sigma", "tau", "mae_tokens", "bias", "shrink")
-    return of_tokens(oracle(trace.column("output_tokens"), seed,
-                            **{key: node.get(key) for key in keys if node.get(key) is not None}))  # fmt: skip
+    return of_tokens(
+        oracle(trace.column("output_tokens"), seed, **{key: node.get(key) for key in keys if node.get(key) is not None})
+    )
 
 
 def _learned(
@@ -60,13 +61,17 @@ def _learned(
     if path is not None:
         fitted, page = load(path, trace, node.get("conformal"))
         if page["kind"] != node["kind"]:
-            raise PredictorError(f"the model {path} is of kind {page['kind']}, but predictor.kind is {node['kind']}. Write "
-                                 f"predictor={page['kind']}.")  # fmt: skip
+            raise PredictorError(
+                f"the model {path} is of kind {page['kind']}, but predictor.kind is {node['kind']}. Write "
+                f"predictor={page['kind']}."
+            )
         return _rounded(fitted.predict(build(trace, pace_of(page["pace"]), trie))), float(page["inference_s"])
     if len(trace) < fewest_rows(origins):
-        raise PredictorError(f"predictor={node['kind']} learns at predictor.origins={origins} moments of the trace, which "
-                             f"needs {fewest_rows(origins)} requests or more, but {trace.name} has {len(trace)}. Use fewer "
-                             f"origins, a longer trace, or predictor.model of a trained one.")  # fmt: skip
+        raise PredictorError(
+            f"predictor={node['kind']} learns at predictor.origins={origins} moments of the trace, which "
+            f"needs {fewest_rows(origins)} requests or more, but {trace.name} has {len(trace)}. Use fewer "
+            f"origins, a longer trace, or predictor.model of a trained one."
+        )
     frame = build(trace, pace_of(node), trie)
     return _rounded(rolling(make, method, frame, origins, float(prior), told)), None
 
@@ -79,8 +84,10 @@ def _rounded(frame: pl.DataFrame) -> Predictions:
 def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Trace) -> Any:
     """Learn from the first requests what their predictions were worth; the oracle may look at all."""
     if node["kind"] == "online":
-        raise PredictorError("predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes "
-                             "them inside it. Leave it at 0.")  # fmt: skip
+        raise PredictorError(
+            "predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes "
+            "them inside it. Leave it at 0."
+        )
     rows = len(trace) if node["kind"] == "oracle" else max(1, len(trace) // (1 + _whole(node, "origins", ORIGINS, 1)))
     return refresh_of(every, found.tokens[:rows], np.asarray(trace.column("output_tokens"))[:rows])
 
@@ -89,14 +96,17 @@ def _inference(node: Mapping[str, Any], measured: float | None) -> float:
     value = node.get("inference_s")
     if value == "measured":
         if measured is None:
-            raise PredictorError("predictor.inference_s=measured takes the figure of a model file, but predictor.model is "
-                                 "not given. Train one with kvreplay predict train.")  # fmt: skip
+            raise PredictorError(
+                "predictor.inference_s=measured takes the figure of a model file, but predictor.model is "
+                "not given. Train one with kvreplay predict train."
+            )
         return measured
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST["inference_s"]:
-        raise PredictorError(f"predictor.inference_s must be a number of seconds from 0 to 3600, or measured, but is "
-                             f"{value!r}.")  # fmt: skip
+        raise PredictorError(
+            f"predictor.inference_s must be a number of seconds from 0 to 3600, or measured, but is {value!r}."
+        )
     return float(value)
 
 
@@ -105,5 +115,7 @@ def _whole(node: Mapping[str, Any], key: str, default: int, least: int) -> int:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST[key]:
-        raise PredictorError(f"predictor.{key} must be a whole number from {least} to {MOST[key]:.0f}, but is {value!r}.")
+        raise PredictorError(
+            f"predictor.{key} must be a whole number from {least} to {MOST[key]:.0f}, but is {value!r}."
+        )
     return value

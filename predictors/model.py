@@ -61,16 +61,20 @@ def tokens(logs: np.ndarray) -> pl.DataFrame:
 def output_logs(frame: pl.DataFrame, kind: str) -> np.ndarray:
     """Return the logarithms of the true outputs of a training frame; raise PredictorError where rows are too few."""
     if frame.height < FEWEST_ROWS:
-        raise PredictorError(f"a {kind} predictor needs at least {FEWEST_ROWS} finished requests to learn from, but there "
-                             f"are {frame.height}. Use a longer trace, or predictor=constant.")  # fmt: skip
+        raise PredictorError(
+            f"a {kind} predictor needs at least {FEWEST_ROWS} finished requests to learn from, but there "
+            f"are {frame.height}. Use a longer trace, or predictor=constant."
+        )
     return np.log(np.maximum(frame["output_tokens"].to_numpy(), 1))
 
 
 def matrix(frame: pl.DataFrame, features: list[str]) -> np.ndarray:
     """Return features as float32 (rows, features), C order; raise PredictorError naming those that are not there."""
     if missing := [name for name in features if name not in frame.columns]:
-        raise PredictorError(f"the model reads the features {', '.join(missing)}, which this trace does not give. Train a "
-                             f"model on a trace with the same columns.")  # fmt: skip
+        raise PredictorError(
+            f"the model reads the features {', '.join(missing)}, which this trace does not give. Train a "
+            f"model on a trace with the same columns."
+        )
     rows = np.empty((frame.height, len(features)), np.float32)
     for k, name in enumerate(features):
         rows[:, k] = frame[name].to_numpy()

@@ -45,11 +45,13 @@ class Predictions:
 
 
 def of_tokens(tokens: np.ndarray) -> Predictions:
-    """Return predictions that have no more than a middle; raises PredictorError unless they are whole numbers from -1."""
+    """Return predictions that have no more than a middle; PredictorError unless they are whole numbers from -1."""
     given = np.asarray(tokens)
     if given.ndim != 1 or given.dtype.kind not in "iu" or (given < UNKNOWN).any() or (given > 2**31 - 1).any():
-        raise PredictorError("predictions must be whole numbers of tokens from 1, or -1 for unknown, one a request, but are "
-                             f"of type {given.dtype} and shape {given.shape}.")  # fmt: skip
+        raise PredictorError(
+            "predictions must be whole numbers of tokens from 1, or -1 for unknown, one a request, but are "
+            f"of type {given.dtype} and shape {given.shape}."
+        )
     rows = given.astype(np.int32)
     return Predictions(rows, rows, rows)
 

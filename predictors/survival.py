@@ -17,7 +17,7 @@ CLASSES = 8  # of requests by predicted length, as many in each
 
 
 def grid_tokens() -> np.ndarray:
-    """Return the generated tokens at which the expectation is kept, float64 (GRID,): 0, .19, .41, .68, 1, ... 2^31 - 1."""
+    """Return the generated tokens at which the expectation is kept, float64 (GRID,): 0, .19, .41, ... 2^31 - 1."""
     return 2.0 ** (np.arange(GRID) / STEPS_AN_OCTAVE) - 1.0
 
 
@@ -77,8 +77,10 @@ class Survival(Model):
         prompt = frame["prompt_log"].to_numpy()
         self.edges = np.unique(np.quantile(prompt, np.arange(1, self.classes) / self.classes))
         rows = np.searchsorted(self.edges, prompt, "right")
-        curves = [kaplan_meier(seen[rows == k], cut[rows == k] < 0) if (rows == k).any()
-                  else kaplan_meier(seen, cut < 0) for k in range(len(self.edges) + 1)]  # fmt: skip
+        curves = [
+            kaplan_meier(seen[rows == k], cut[rows == k] < 0) if (rows == k).any() else kaplan_meier(seen, cut < 0)
+            for k in range(len(self.edges) + 1)
+        ]
         self.table = np.array([_quantiles(*curve) for curve in curves])
         self.left = np.array([expected_left(*curve, grid_tokens()) for curve in curves])
         return self
@@ -129,8 +131,10 @@ def refresh_table(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, 
     edges = np.unique(np.quantile(predicted, np.arange(1, CLASSES) / CLASSES))
     rows = np.searchsorted(edges, predicted, "right")
     every = kaplan_meier(true, np.ones(len(true), bool))
-    curves = [kaplan_meier(true[rows == k], np.ones(int((rows == k).sum()), bool)) if (rows == k).any() else every
-              for k in range(len(edges) + 1)]  # fmt: skip
+    curves = [
+        kaplan_meier(true[rows == k], np.ones(int((rows == k).sum()), bool)) if (rows == k).any() else every
+        for k in range(len(edges) + 1)
+    ]
     return edges, np.array([expected_left(*curve, grid_tokens()) for curve in curves])
 
 

@@ -38,8 +38,13 @@ class Trees(NamedTuple):
         trees, types = len(self.feature), [array.dtype.str for array in self]
         shapes = [(trees, 2**DEPTH - 1), (trees, 2**DEPTH - 1), (trees, 2**DEPTH), (len(self.starts) + 1,)]
         fits = [array.shape for array in self[:4]] == shapes and types == ["<u2", "<f4", "<f4", "<i8", "<f8"]
-        if not fits or (self.feature >= features).any() or self.first[0] != 0 or self.first[-1] != trees \
-                or (np.diff(self.first) < 0).any():  # fmt: skip
+        if (
+            not fits
+            or (self.feature >= features).any()
+            or self.first[0] != 0
+            or self.first[-1] != trees
+            or (np.diff(self.first) < 0).any()
+        ):
             raise PredictorError("the trees of a model file do not fit together. Train the model again.")
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -48,8 +53,15 @@ class Trees(NamedTuple):
         rows = np.ascontiguousarray(rows, np.float32)
 
         def part(span: tuple[int, int]) -> None:
-            walk(rows[span[0] : span[1]], self.feature, self.threshold, self.leaf, self.first, self.starts,
-                 sums[span[0] : span[1]])  # fmt: skip
+            walk(
+                rows[span[0] : span[1]],
+                self.feature,
+                self.threshold,
+                self.leaf,
+                self.first,
+                self.starts,
+                sums[span[0] : span[1]],
+            )
 
         if len(rows) <= THREAD_ROWS:
             part((0, len(rows)))
@@ -100,9 +112,14 @@ def of_sklearn(model: Any) -> tuple[float, list[Tree]]:
     trees = []
     for (grown,) in model._predictors:
         rows = grown.nodes
-        trees.append([(-1, float(row["value"]), -1, -1) if row["is_leaf"]
-                      else (int(row["feature_idx"]), float(row["num_threshold"]), int(row["left"]), int(row["right"]))
-                      for row in rows])  # fmt: skip
+        trees.append(
+            [
+                (-1, float(row["value"]), -1, -1)
+                if row["is_leaf"]
+                else (int(row["feature_idx"]), float(row["num_threshold"]), int(row["left"]), int(row["right"]))
+                for row in rows
+            ]
+        )
     return float(np.ravel(model._baseline_prediction)[0]), trees
 
 

@@ -41,6 +41,12 @@ def _place(arguments: Sequence[str]) -> int:
     return place(arguments)
 
 
+def _predict(arguments: Sequence[str]) -> int:
+    from replay.study.predict import main as predict
+
+    return predict(arguments)
+
+
 def _policies(arguments: Sequence[str]) -> int:
     from replay.catalogue import main as policies
 
@@ -53,6 +59,7 @@ VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "regret": ("what routing decisions cost, by hindsight: kvreplay regret [regret.sample=300] [as run]", _regret),
     "bounds": ("a run beside the same with one cause of delay taken away: kvreplay bounds [as run]", _bounds),
     "place": ("search prefill and decode instances for a trace: kvreplay place [place.target=0.9] [as run]", _place),
+    "predict": ("train and judge length predictors: kvreplay predict train|evaluate|gain [as run]", _predict),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),
     "policies": ("list the policies and their tunables: kvreplay policies [slot] [plugins=[my.py]]", _policies),
 }

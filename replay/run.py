@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from replay.result import Result
     from replay.session import Session
     from traces.schema import Trace
+    from traces.trie import Trie
 
 EVENTS_A_SLICE = 200_000  # about a tenth of a second: how soon Ctrl-C and the progress bar see the replay
 PROGRESS_AFTER_S = 1.0
@@ -160,12 +161,18 @@ class Runner:
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
-        predictions = predict(config.get("predictor"), trace, checked.seed)
+        predictions = predict(config.get("predictor"), trace, checked.seed, self.trie(trace))
         _announce(cluster)
         return Session(
             trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
             gaps=checked.gaps, predictions=predictions,
         )
+
+    def trie(self, trace: "Trace") -> "Trie":
+        """Return the compressed trie of a trace, built or mapped once."""
+        from replay.session import trie_of
+
+        return trie_of(trace)
 
     def trace(self, node: Mapping[str, Any], seed: int) -> "Trace":
         """Load or generate a trace once for all runs that ask for the same one."""

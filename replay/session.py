@@ -53,7 +53,8 @@ class Session:
 
     def __init__(self, trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, *,
                  slo: "Slo | Mapping[str, Any] | str | None" = None, seed: int = 0, leap: bool = True,
-                 events: bool = False, gaps: bool = False, predictions: "Predictions | np.ndarray | None" = None) -> None:
+                 events: bool = False, gaps: bool = False,
+                 predictions: "Predictions | np.ndarray | None" = None) -> None:
         """Prepare a replay; arguments as `replay`.
 
         slo         : Slo, a node of conf/slo, a name, or None for gold_silver_bronze
@@ -72,7 +73,7 @@ class Session:
         self._learns = predicted is not None and predicted.online > 0
         self._functions = self._compiled()
         options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predicted,
-                   "trie": _trie(trace, self.cluster.kv is not None and self.cluster.kv.isolate)}
+                   "trie": trie_of(trace, self.cluster.kv is not None and self.cluster.kv.isolate)}
         self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
 
     @property
@@ -131,7 +132,7 @@ class Session:
         if policies:
             other.policies = {**self.policies, **{slot: _choose(slot, spec) for slot, spec in policies.items()}}
             other._functions = other._compiled()
-            trie = _trie(self.trace, self.cluster.kv is not None and self.cluster.kv.isolate)
+            trie = trie_of(self.trace, self.cluster.kv is not None and self.cluster.kv.isolate)
             other.state = load.with_policies(other.state, other.policies, self.trace, self.slo, trie)
         return other
 
@@ -222,7 +223,7 @@ def keep_trie(trace: "Trace", trie: Any) -> None:
     object.__setattr__(trace, "_trie", trie)
 
 
-def _trie(trace: "Trace", isolate: bool = False) -> Any:
+def trie_of(trace: "Trace", isolate: bool = False) -> Any:
     """Return the trace's compressed trie, built once per trace object.
 
     isolate : a trie in which no two tenants share a node

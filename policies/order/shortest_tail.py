@@ -2,9 +2,7 @@ from replay.policy import NEVER, Span, policy
 
 
 @policy("order")
-def shortest_tail(
-    request, now_ps, risk: Span(0.0, 1.0) = 0.5, output_weight: Span(0.0, 256.0) = 16.0
-):
+def shortest_tail(request, now_ps, risk: Span(0.0, 1.0) = 0.5, output_weight: Span(0.0, 256.0) = 16.0):
     """Serve the least work first, its output taken `risk` of the way from the predicted middle to the 90 % quantile.
 
     Of two requests with the same middle, the one that may turn out long waits. Never preempts.

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from replay.slo import Slo
     from traces import Trace
 
+# arrays that a fork needs for itself
 CHANGING = ("seen", "spells", "accounts", "ledgers", "told", "moving",
-            "quantiles", "workers", "cells", "looks", "weights", "gains", "inverse", "record")  # arrays that a fork needs for itself
+            "quantiles", "workers", "cells", "looks", "weights", "gains", "inverse", "record")
 ASKED = ("admit", "route", "decode", "order")  # slots whose policies may see more of a request than REQUEST
 
 

@@ -46,8 +46,8 @@ MORE = [
     ("tenant_expected", "f8"),   # the same, with the mean of its last 5 outputs charged at admission
     ("tenant_weight", "f8"),
     ("predicted_p90_tokens", "i4"), ("predicted_p99_tokens", "i4"),  # quantiles, -1 where nothing is predicted
-    # predicted tokens still to come: predicted_tokens less generated_tokens, not below 0; where predictions are looked at
-    # again, what is expected of requests predicted alike that have got so far; -1 where nothing is predicted
+    # predicted tokens still to come: predicted_tokens less generated_tokens, not below 0; where predictions are looked
+    # at again, what is expected of requests predicted alike that have got so far; -1 where nothing is predicted
     ("predicted_left_tokens", "f8"),
     ("prefix_keys", "u8", (PREFIX_KEYS,)),  # alike for prompts alike in their first 2^k trace blocks
 ]

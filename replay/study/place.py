@@ -86,7 +86,7 @@ class Place(Study):
     def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
         """Search, and replay what was found and its neighbours; writes summary.json and placements.json."""
         trace, slo = self.trace(config["trace"], checked.seed), build_slo(config["slo"])
-        predictions = predict(config.get("predictor"), trace, checked.seed)
+        predictions = predict(config.get("predictor"), trace, checked.seed, self.trie(trace))
         ready()
         search = Search(trace, slo, config, {"policies": checked.policies, "seed": checked.seed,
                                              "predictions": predictions})  # fmt: skip

@@ -57,6 +57,9 @@ class Regret(Study):
     def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
         """Look at sampled decisions; writes regret.parquet and summary.json."""
         _refuse_lookups(((config.get("kv") or {}).get("index") or {}).get("shards") or 0)  # before anything is compiled
+        if (config.get("predictor") or {}).get("inference_s"):
+            raise ConfigError("regret needs decisions at arrivals, but predictor.inference_s puts predictions before "
+                              "them. Set it to 0.")
         session = self.session(config, checked)
         ready()
         found = decisions(session, self.sample, checked.seed)

@@ -28,7 +28,9 @@ class Seer:
         self.free_ps = [0] * (predictions.workers if predictions is not None else 1)
         self.learner = None
         if predictions is not None and predictions.online > 0:
-            self.learner = Learner(predictions.online, [codes.tolist() for codes in groups(trace, compress(trace)).values()])
+            self.learner = Learner(
+                predictions.online, [codes.tolist() for codes in groups(trace, compress(trace)).values()]
+            )
 
     def takes(self, request: Request) -> bool:
         """Put a request off until it is predicted; False if it has been, or that takes no time."""
@@ -117,8 +119,10 @@ class Learner:
         for weight, value in zip(self.weights, look, strict=True):
             error -= weight * value
         self.weights = [weight + gain * error / spread for weight, gain in zip(self.weights, gains, strict=True)]
-        self.inverse = [[cell - one * other / spread for cell, other in zip(row, gains, strict=True)]
-                        for row, one in zip(self.inverse, gains, strict=True)]  # fmt: skip
+        self.inverse = [
+            [cell - one * other / spread for cell, other in zip(row, gains, strict=True)]
+            for row, one in zip(self.inverse, gains, strict=True)
+        ]
 
 
 def plain_sum(row: list[float], look: list[float]) -> float:

@@ -1,0 +1,158 @@
+"""The verb `predict gain`: what order policies gain as predictions become better, from none at all to the truth."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.table import Table
+
+from predictors import predict
+from replay.configuration import Settings
+from replay.errors import ConfigError
+from replay.run import main as run
+from replay.run import ready
+from replay.study import pictures
+from replay.study.progress import steps
+from replay.study.verb import Study, split
+from replay.table import number, show
+from replay.write import together
+from traces.window import scale_rate
+
+DEFAULTS: dict[str, Any] = {
+    "tau": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "loads": (0.8, 1.0, 1.2),
+    "orders": ("shortest_predicted", "least_slack_predicted"),
+    "baseline": "fcfs",
+    "objective": "e2e_s_mean",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments of `kvreplay predict gain` ask for.
+
+    arguments : predict.tau=0,0.5,1 predict.loads=1,1.2 predict.orders=... predict.objective=e2e_s_mean, trace.path=a,b
+                and those of `kvreplay run`
+    raises    : ConfigError for an unknown key or a value out of range
+    """
+    values, others = split("predict", arguments, DEFAULTS, _read)
+    paths = [text for text in others if text.startswith("trace.path=")]
+    rest = [text for text in others if not text.startswith(("trace.path=", "predictor="))]
+    chosen = paths[-1].partition("=")[2].split(",") if paths else [""]
+    study = Gain(values, len(chosen))
+    for path in chosen:
+        run([*rest, "predictor=oracle", *([f"trace.path={path}"] if path else [])], study)
+    return 0
+
+
+def _read(key: str, text: str) -> Any:
+    parts = [part for part in text.strip("[]").split(",") if part]
+    if key in ("orders", "baseline", "objective"):
+        return tuple(parts) if key == "orders" else text
+    try:
+        found = tuple(float(part) for part in parts)
+    except ValueError:
+        found = ()
+    if (
+        not found
+        or not all(0.0 <= value <= (1.0 if key == "tau" else 1e6) for value in found)
+        or (key == "loads" and min(found) <= 0.0)
+    ):
+        wanted = {"tau": "numbers from 0 to 1, as in 0,0.5,1", "loads": "rates above 0, as in 0.8,1"}[key]
+        raise ConfigError(f"predict.{key} must be {wanted}, but is '{text}'.")
+    return found
+
+
+class Gain(Study):
+    """Replays a trace at several loads under several orders with predictions of several qualities."""
+
+    def __init__(self, values: Mapping[str, Any], traces: int) -> None:
+        super().__init__()
+        self.values, self.traces = values, traces
+        self.rows: list[dict[str, Any]] = []
+        self.seen = 0
+
+    def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
+        """Replay every combination for one trace; with the last trace, write and show all."""
+        self.rows += gains(self, config, checked)
+        self.seen += 1
+        if self.seen < self.traces:
+            return
+        table = pl.DataFrame(self.rows, infer_schema_length=None)
+        page = pictures.gain(table)
+        with together(folder) as place:
+            with open(place("gain.parquet"), "wb") as file:
+                table.write_parquet(file)
+            place("gain.csv").write_text(table.write_csv(), encoding="utf-8")
+            if page is not None:
+                place("gain.html").write_text(page, encoding="utf-8")
+        told = [] if page else ["no picture: pip install 'kvreplay[report]'"]
+        show(gain_table(table, self.values), *told, f"results in {folder}")
+
+
+def gains(study: Gain, config: Mapping[str, Any], checked: Settings) -> list[dict[str, Any]]:
+    """Return a row for each load, order and tau: the objective, and the gain over the baseline at that load."""
+    from replay.cluster import build_cluster
+    from replay.session import keep_trie, replay
+    from replay.slo import build_slo
+
+    values, objective = study.values, study.values["objective"]
+    trace = study.trace(config["trace"], checked.seed)
+    cluster, slo = build_cluster(dict(config), trace.block_tokens), build_slo(config["slo"])
+    node = {**config["predictor"], "sigma": None, "mae_tokens": None}
+    options = {"slo": slo, "seed": checked.seed}
+    predictions = {tau: predict({**node, "tau": tau}, trace, checked.seed) for tau in values["tau"]}
+    ready()
+    rows = []
+    with steps(
+        f"replaying {trace.name}", len(values["loads"]) * (1 + len(values["orders"]) * len(values["tau"]))
+    ) as told:
+        for load in values["loads"]:
+            scaled = scale_rate(trace, load)
+            keep_trie(scaled, study.trie(trace))
+
+            def one(order: str, scaled: Any = scaled, **more: Any) -> float:
+                policies = {**checked.policies, "order": _of(config, order)}
+                summary = replay(scaled, cluster, policies, **options, **more).summary
+                told()
+                value = summary.get(objective)
+                if value is None or isinstance(value, str):
+                    raise ConfigError(f"predict.objective must be a number of summary.json, but '{objective}' is none.")
+                return float(value)
+
+            base = one(values["baseline"])
+            for order, tau in itertools.product(values["orders"], values["tau"]):
+                found = one(order, predictions=predictions[tau])
+                rows.append(
+                    {
+                        "trace": trace.name,
+                        "load": load,
+                        "order": order,
+                        "tau": tau,
+                        objective: found,
+                        "baseline": base,
+                        "gain": 1.0 - found / base if base else None,
+                    }
+                )
+    return rows
+
+
+def _of(config: Mapping[str, Any], order: str) -> dict[str, Any]:
+    """Return an order policy, with the tunables of the configuration if it is the one chosen there."""
+    chosen = dict(config["policy"]["order"])
+    return chosen if chosen["name"] == order else {"name": order}
+
+
+def gain_table(table: pl.DataFrame, values: Mapping[str, Any]) -> Table:
+    """Return the gains, a row for each trace, order and load, a column for each tau."""
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("trace", "order", "load", f"{values['baseline']}\n{values['objective']}"):
+        found.add_column(heading, justify="left" if heading in ("trace", "order") else "right")
+    for tau in values["tau"]:
+        found.add_column(f"gain at\ntau {tau:g}", justify="right")
+    for (trace, order, load), rows in table.group_by("trace", "order", "load", maintain_order=True):
+        shares = [f"{100 * value:+.1f} %" if value is not None else "-" for value in rows["gain"]]
+        found.add_row(str(trace), str(order), f"{load:g}", number(rows["baseline"][0]), *shares)
+    return found
