@@ -143,7 +143,7 @@ def _lightgbm(rows: np.ndarray, target: np.ndarray, seed: int, iterations: int, 
     except ImportError:
         raise PredictorError(
             "predictor.library=lightgbm needs LightGBM, which is not installed. Install "
-            "kvreplay[lightgbm], or leave it at sklearn."
+            "kvreplay[predict], or leave it at sklearn."
         ) from None
     objective = {"objective": "regression"} if level is None else {"objective": "quantile", "alpha": level}
     settings = {

@@ -69,6 +69,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any], dict[str,
             )
         own = {name.removeprefix("model_"): array for name, array in arrays.items() if name.startswith("model_")}
         model = MODELS[page["kind"]].restored(page["settings"], own)
+    except PredictorError:
+        raise
     except FileNotFoundError:
         raise PredictorError(
             f"the model file {path} does not exist. Make it with kvreplay predict train out={path}."

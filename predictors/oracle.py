@@ -45,7 +45,10 @@ def oracle(
     target = _number(name, value, 0.0, highest)
     if name != "sigma":
         step = max(1, len(true) // SAMPLE)
-        target = _sigma_for(name, target, true[::step], noise[::step], scale, shrink)
+        try:
+            target = _sigma_for(name, target, true[::step], noise[::step], scale, shrink)
+        except PredictorError:  # noise that happens to rise with the truth never gets to tau 0: its mirror image does
+            target, noise = _sigma_for(name, target, true[::step], -noise[::step], scale, shrink), -noise
     return _blurred(true, noise, target, scale, shrink)
 
 

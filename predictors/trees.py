@@ -104,7 +104,7 @@ def _fill(tree: Tree, feature: np.ndarray, threshold: np.ndarray, leaf: np.ndarr
 
 def _rounded_down(threshold: float) -> float:
     near = np.float32(threshold)
-    return float(near if near <= threshold else np.nextafter(near, np.float32(-np.inf)))
+    return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
 
 
 def of_sklearn(model: Any) -> tuple[float, list[Tree]]:

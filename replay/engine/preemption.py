@@ -19,7 +19,7 @@ from replay.engine.schema import (
     RUNNING,
     WAITING,
 )
-from replay.engine.waiting import give_key, join_waiting
+from replay.engine.waiting import count_promises, give_key, join_waiting
 
 
 @kernel
@@ -29,6 +29,8 @@ def push_waiting(state, policies, i, r):
     state.jobs[r].instance = i
     if state.cluster[0].fair:
         join_waiting(state, i, r)
+    if state.cluster[0].promises:
+        count_promises(state, i)
     give_key(state, policies, i, r)
     state.instances[i].queue = push(state.jobs, state.instances[i].queue, r)
     if state.cluster[0].lookahead and state.jobs[r].prefill_left > 0:

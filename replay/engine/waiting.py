@@ -114,6 +114,8 @@ def rekey_queue(state, policies, i, root):
 @kernel
 def rekey(state, policies, i):
     """Give every request on instance i, running or waiting, a new key, modified in place. O(batch + queue)."""
+    if state.cluster[0].promises:
+        count_promises(state, i)
     for slot in range(state.views[i].decoding):
         give_key(state, policies, i, state.batch[i, RUNNING, slot])
     r = state.instances[i].prefill_head

@@ -25,22 +25,27 @@ DEFAULTS: dict[str, Any] = {
     "tau": (0.0, 0.25, 0.5, 0.75, 1.0),
     "loads": (0.8, 1.0, 1.2),
     "orders": ("shortest_predicted", "least_slack_predicted"),
+    "objectives": ("e2e_s_mean", "slo_attainment"),
     "baseline": "fcfs",
-    "objective": "e2e_s_mean",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments of `kvreplay predict gain` ask for.
 
-    arguments : predict.tau=0,0.5,1 predict.loads=1,1.2 predict.orders=... predict.objective=e2e_s_mean, trace.path=a,b
-                and those of `kvreplay run`
+    arguments : predict.tau=0,0.5,1 predict.loads=1,1.2 predict.orders=... predict.objectives=..., trace.path=a,b and
+                those of `kvreplay run`
     raises    : ConfigError for an unknown key or a value out of range
     """
     values, others = split("predict", arguments, DEFAULTS, _read)
     paths = [text for text in others if text.startswith("trace.path=")]
     rest = [text for text in others if not text.startswith(("trace.path=", "predictor="))]
     chosen = paths[-1].partition("=")[2].split(",") if paths else [""]
+    if len(values["orders"]) != len(values["objectives"]):
+        raise ConfigError(
+            f"predict.objectives must name one number of summary.json for each of predict.orders, but there are "
+            f"{len(values['objectives'])} for {len(values['orders'])}."
+        )
     study = Gain(values, len(chosen))
     for path in chosen:
         run([*rest, "predictor=oracle", *([f"trace.path={path}"] if path else [])], study)
@@ -49,8 +54,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read(key: str, text: str) -> Any:
     parts = [part for part in text.strip("[]").split(",") if part]
-    if key in ("orders", "baseline", "objective"):
-        return tuple(parts) if key == "orders" else text
+    if key in ("orders", "objectives", "baseline"):
+        return text if key == "baseline" else tuple(parts)
     try:
         found = tuple(float(part) for part in parts)
     except ValueError:
@@ -63,6 +68,9 @@ def _read(key: str, text: str) -> Any:
         wanted = {"tau": "numbers from 0 to 1, as in 0,0.5,1", "loads": "rates above 0, as in 0.8,1"}[key]
         raise ConfigError(f"predict.{key} must be {wanted}, but is '{text}'.")
     return found
+
+
+HIGHER = ("slo_attainment", "goodput_per_s", "hit_rate")
 
 
 class Gain(Study):
@@ -93,50 +101,51 @@ class Gain(Study):
 
 
 def gains(study: Gain, config: Mapping[str, Any], checked: Settings) -> list[dict[str, Any]]:
-    """Return a row for each load, order and tau: the objective, and the gain over the baseline at that load."""
+    """Return a row for each load, order and tau: the objective, and the gain over the baseline at that load.
+
+    A gain is the share of a time or cost that is saved; of what should be high (HIGHER), the difference.
+    """
     from replay.cluster import build_cluster
     from replay.session import keep_trie, replay
     from replay.slo import build_slo
 
-    values, objective = study.values, study.values["objective"]
+    values = study.values
     trace = study.trace(config["trace"], checked.seed)
     cluster, slo = build_cluster(dict(config), trace.block_tokens), build_slo(config["slo"])
     node = {**config["predictor"], "sigma": None, "mae_tokens": None}
-    options = {"slo": slo, "seed": checked.seed}
     predictions = {tau: predict({**node, "tau": tau}, trace, checked.seed) for tau in values["tau"]}
     ready()
     rows = []
-    with steps(
-        f"replaying {trace.name}", len(values["loads"]) * (1 + len(values["orders"]) * len(values["tau"]))
-    ) as told:
+    total = len(values["loads"]) * (1 + len(values["orders"]) * len(values["tau"]))
+    with steps(f"replaying {trace.name}", total) as told:
         for load in values["loads"]:
             scaled = scale_rate(trace, load)
             keep_trie(scaled, study.trie(trace))
 
-            def one(order: str, scaled: Any = scaled, **more: Any) -> float:
+            def one(order: str, predicted: Any = None, scaled: Any = scaled) -> Mapping[str, Any]:
                 policies = {**checked.policies, "order": _of(config, order)}
-                summary = replay(scaled, cluster, policies, **options, **more).summary
+                summary = replay(scaled, cluster, policies, slo=slo, seed=checked.seed, predictions=predicted).summary
                 told()
-                value = summary.get(objective)
-                if value is None or isinstance(value, str):
-                    raise ConfigError(f"predict.objective must be a number of summary.json, but '{objective}' is none.")
-                return float(value)
+                return summary
 
             base = one(values["baseline"])
-            for order, tau in itertools.product(values["orders"], values["tau"]):
-                found = one(order, predictions=predictions[tau])
+            for (order, objective), tau in itertools.product(
+                zip(values["orders"], values["objectives"], strict=True), values["tau"]
+            ):
+                found, least = _number(one(order, predictions[tau]), objective), _number(base, objective)
                 rows.append(
-                    {
-                        "trace": trace.name,
-                        "load": load,
-                        "order": order,
-                        "tau": tau,
-                        objective: found,
-                        "baseline": base,
-                        "gain": 1.0 - found / base if base else None,
-                    }
-                )
+                    {"trace": trace.name, "load": load, "order": order, "tau": tau, "objective": objective,
+                     "value": found, "baseline": least,
+                     "gain": found - least if objective in HIGHER else 1.0 - found / least if least else None}
+                )  # fmt: skip
     return rows
+
+
+def _number(summary: Mapping[str, Any], objective: str) -> float:
+    value = summary.get(objective)
+    if value is None or isinstance(value, str):
+        raise ConfigError(f"predict.objectives must be numbers of summary.json, but '{objective}' is none.")
+    return float(value)
 
 
 def _of(config: Mapping[str, Any], order: str) -> dict[str, Any]:
@@ -148,11 +157,12 @@ def _of(config: Mapping[str, Any], order: str) -> dict[str, Any]:
 def gain_table(table: pl.DataFrame, values: Mapping[str, Any]) -> Table:
     """Return the gains, a row for each trace, order and load, a column for each tau."""
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("trace", "order", "load", f"{values['baseline']}\n{values['objective']}"):
-        found.add_column(heading, justify="left" if heading in ("trace", "order") else "right")
+    for heading in ("trace", "order", "load", "objective", values["baseline"]):
+        found.add_column(heading, justify="left" if heading in ("trace", "order", "objective") else "right")
     for tau in values["tau"]:
         found.add_column(f"gain at\ntau {tau:g}", justify="right")
     for (trace, order, load), rows in table.group_by("trace", "order", "load", maintain_order=True):
         shares = [f"{100 * value:+.1f} %" if value is not None else "-" for value in rows["gain"]]
-        found.add_row(str(trace), str(order), f"{load:g}", number(rows["baseline"][0]), *shares)
+        objective = rows["objective"][0]
+        found.add_row(str(trace), str(order), f"{load:g}", objective, number(rows["baseline"][0]), *shares)
     return found

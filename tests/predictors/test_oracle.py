@@ -26,8 +26,9 @@ TRUE = TRACE.column("output_tokens")
 def oracle(seed: int = 1, **values: Any) -> np.ndarray:
     """Predict the usual trace with an oracle."""
     found = predict({"kind": "oracle", **values}, TRACE, seed)
-    assert found is not None and found.dtype == np.int32 and found.min() >= 1
-    return found
+    assert found is not None and found.tokens.dtype == np.int32 and found.tokens.min() >= 1
+    assert (found.p90 == found.tokens).all() and (found.p99 == found.tokens).all()
+    return found.tokens
 
 
 @pytest.mark.parametrize("target", [0.02, 0.26, 0.64, 0.95])
@@ -42,6 +43,21 @@ def test_mean_error_is_met(target: float) -> None:
     found = oracle(mae_tokens=target)
     assert np.abs(found - TRUE.astype(float)).mean() == pytest.approx(target, rel=0.01)
     assert quality(found, TRUE)["prediction_mae_tokens"] == np.abs(found - TRUE.astype(float)).mean()
+
+
+def test_shrinking_keeps_ranks_and_lowers_errors() -> None:
+    """With much noise the best guess is the mean, whose errors end; ranks stay but for ties."""
+    plain, shrunk = oracle(sigma=3.0), oracle(sigma=3.0, shrink=True)
+    found = {name: quality(rows, TRUE) for name, rows in (("plain", plain), ("shrunk", shrunk))}
+    assert abs(found["plain"]["prediction_tau"] - found["shrunk"]["prediction_tau"]) < 0.01  # type: ignore[operator]
+    assert found["shrunk"]["prediction_log_mae"] < 0.5 * found["plain"]["prediction_log_mae"]  # type: ignore[operator]
+    noise = np.log(oracle(sigma=1.0).astype(float)) - np.log(TRUE)
+    logs, variance = np.log(TRUE), np.log(TRUE).var()
+    expected = logs.mean() + (logs + noise - logs.mean()) * variance / (variance + 1.0)
+    near = np.log(oracle(sigma=1.0, shrink=True).astype(float))
+    assert np.abs(near - expected)[TRUE > 20].max() < 0.2
+    with pytest.raises(PredictorError, match="predictor.shrink must be true or false"):
+        oracle(sigma=1.0, shrink=1)
 
 
 def test_no_noise_is_the_truth_and_more_is_worse() -> None:
@@ -64,7 +80,8 @@ def test_draws_follow_the_seed() -> None:
     ({"kind": "oracle", "mae_tokens": 1e9}, "cannot be reached"),
     ({"kind": "oracle", "sigma": 1, "tokens": 3}, "predictor.tokens is no key of a predictor of kind oracle"),
     ({"kind": "constant", "tokens": 0}, "predictor.tokens must be a whole number from 1"),
-    ({"kind": "magic"}, "predictor.kind must be one of none, constant, oracle, but is 'magic'"),
+    ({"kind": "magic"}, "predictor.kind must be one of none, constant, oracle, online, group, history, boosted, rank, "
+                        "survival, but is 'magic'"),
     ("oracle", "predictor must be a configuration node"),
 ])  # fmt: skip
 def test_bad_nodes_are_refused(node: Any, words: str) -> None:
@@ -74,7 +91,7 @@ def test_bad_nodes_are_refused(node: Any, words: str) -> None:
 
 def test_constants_know_nothing() -> None:
     found = predict({"kind": "constant", "tokens": 64}, TRACE, 0)
-    assert found is not None and set(found) == {64} and quality(found, TRUE)["prediction_tau"] is None
+    assert found is not None and set(found.tokens) == {64} and quality(found.tokens, TRUE)["prediction_tau"] is None
     assert predict({"kind": "none"}, TRACE, 0) is None is predict(None, TRACE, 0)
 
 

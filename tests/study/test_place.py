@@ -78,4 +78,4 @@ def test_every_replay_of_a_search_has_the_predictions_of_the_run(
     monkeypatch.setattr(session, "replay", noted)
     predicts = ["predictor=constant", "predictor.tokens=77", "policy/order=shortest_predicted"]
     assert cli.main(["place", *TRACE, *PLAIN, *predicts, "place.tp=1", "place.tolerance=0.5"]) == 0
-    assert len(given) > 4 and all(set(predictions) == {77} for predictions in given)
+    assert len(given) > 4 and all(set(predictions.tokens) == {77} for predictions in given)
