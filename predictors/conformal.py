@@ -15,7 +15,6 @@ from predictors.model import COVERAGE, HIGH, LEVELS, LOW, MEDIAN
 
 METHODS = ("none", "split", "cqr", "mondrian", "adaptive")
 WINDOW = 400  # latest errors that the adaptive quantiles are taken from
-GAMMA = 0.01  # step of the adaptive levels
 FEWEST = 20  # calibration rows of a group that has its own
 
 
@@ -126,15 +125,14 @@ def _adaptive(
     output = np.log(np.maximum(frames[1]["output_tokens"].to_numpy(), 1)).astype(np.float64)
     order = np.argsort(finish_s, kind="stable")
     latest = np.argsort(frames[0]["finish_s"].to_numpy(), kind="stable")[-WINDOW:]
+    events = (output, arrival_s, finish_s, order)
     found = np.empty_like(logs)
     for k, level in enumerate(LEVELS):
         if k == MEDIAN:  # a best guess, which following single errors would only blur
             found[:, k] = logs[:, k]
             continue
-        start = np.sort(true[latest] - known[latest, k])
-        found[:, k] = follow(
-            start, true[latest] - known[latest, k], logs[:, k].copy(), output, arrival_s, finish_s, order, level, GAMMA
-        )
+        errors = true[latest] - known[latest, k]
+        found[:, k] = follow(np.sort(errors), errors, logs[:, k].copy(), events, level)
     found[:, LOW] = np.minimum(found[:, LOW], found[:, MEDIAN])
     found[:, MEDIAN:] = np.maximum.accumulate(found[:, MEDIAN:], axis=1)
     return found

@@ -4,6 +4,8 @@ import numpy as np
 
 from traces.jit import entry, kernel
 
+GAMMA = 0.01  # step of the adaptive levels
+
 
 @kernel
 def replace(ordered, old, new):  # type: ignore[no-untyped-def]
@@ -19,23 +21,24 @@ def replace(ordered, old, new):  # type: ignore[no-untyped-def]
 
 
 @entry()
-def follow(ordered, window, logs, output, arrival_s, finish_s, order, level, gamma):  # type: ignore[no-untyped-def]
+def follow(ordered, window, logs, events, level):  # type: ignore[no-untyped-def]
     """Return a log-quantile moved so that a share `level` of the outputs lies below it, under drift too.
 
     Before a request arrives, all that finished before it count: the level in use rises by gamma * level for each output
     above its prediction and falls by gamma * (1 - level) for each below; the latest errors are those of the window.
 
     ordered : float64 (window,), errors of calibration, ascending, modified in place; window : the same, oldest first
-    logs    : float64 (rows,), predictions in order of arrival; output : log-outputs
-    order   : int64 (rows,), rows in order of finish_s
+    logs    : float64 (rows,), predictions in order of arrival
+    events  : log-outputs, arrival_s, finish_s, float64 (rows,) each, and int64 (rows,), rows in order of finish_s
     """
+    output, arrival_s, finish_s, order = events
     found = np.empty(len(logs))
     used, oldest, done = level, 0, 0
     for r in range(len(logs)):
         while done < len(order) and finish_s[order[done]] < arrival_s[r] and order[done] < r:
             q = order[done]
             below = output[q] < found[q] if level < 0.5 else output[q] <= found[q]  # the ends of an interval count
-            used += gamma * (level - (1.0 if below else 0.0))
+            used += GAMMA * (level - (1.0 if below else 0.0))
             used = min(max(used, 0.0), 1.0)
             score = output[q] - logs[q]
             replace(ordered, window[oldest], score)

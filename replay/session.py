@@ -70,7 +70,7 @@ class Session:
         self.events, self.kernel_s, self.done = events, 0.0, False
         predicted = given(predictions)
         _refuse_length(predicted, trace)
-        self._learns = predicted is not None and predicted.online > 0
+        self._predicted = predicted
         self._functions = self._compiled()
         options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predicted,
                    "trie": trie_of(trace, self.cluster.kv is not None and self.cluster.kv.isolate)}
@@ -132,8 +132,9 @@ class Session:
         if policies:
             other.policies = {**self.policies, **{slot: _choose(slot, spec) for slot, spec in policies.items()}}
             other._functions = other._compiled()
-            trie = trie_of(self.trace, self.cluster.kv is not None and self.cluster.kv.isolate)
-            other.state = load.with_policies(other.state, other.policies, self.trace, self.slo, trie)
+            options = {"trie": trie_of(self.trace, self.cluster.kv is not None and self.cluster.kv.isolate),
+                       "predictions": self._predicted}
+            other.state = load.with_policies(other.state, other.policies, self.trace, self.slo, options)
         return other
 
     def _compiled(self) -> list[Any]:
@@ -145,7 +146,7 @@ class Session:
                      for slot in SLOTS]  # fmt: skip
         return [*functions, compile.hierarchy_function(tiered),
                 compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves),
-                compile.learning_function(self._learns)]
+                compile.learning_function(self._predicted is not None and self._predicted.online > 0)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])

@@ -74,7 +74,7 @@ class Wires:
         if INTERPRETED:
             return int(compile.fabric_at(self.session.state._replace(policies=self._policies()), *call))
         words = table(self.session.state)
-        return int(self.session._functions[-2](words.ctypes.data, *call))  # the fabric stands before live migration
+        return int(self._policies().fabric(words.ctypes.data, *call))
 
     def _policies(self) -> Any:
         from replay.engine.schema import Policies

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from predictors.predictions import Predictions
     from traces import Trace
 
+LEARNING = ("learned", "cells", "looks", "weights", "gains", "inverse", "record")  # arrays of `Asking`
 OP_PREDICT, OP_LEARN = range(2)
 MEAN, COUNT, MIDDLE, LATE, TAIL = range(5)  # of the record: mean log-output of all, lessons in it, quantiles of errors
 RECORDS = 5

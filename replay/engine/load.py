@@ -9,6 +9,7 @@ from replay.engine import schema
 from replay.engine.adapters import tunables
 from replay.engine.asking_rows import CHANGING, asking_of, count_waiting, note_questions
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
+from replay.engine.learning_schema import LEARNING
 from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
 from replay.engine.state import in_lines
@@ -188,10 +189,11 @@ def _reads_links(chosen: Mapping[str, Chosen]) -> dict[str, bool]:
 
 
 def with_policies(
-    state: State, chosen: Mapping[str, Chosen], trace: "Trace", slo: "Slo", trie: Trie
+    state: State, chosen: Mapping[str, Chosen], trace: "Trace", slo: "Slo", options: Mapping[str, Any]
 ) -> State:
     """Return a state under other policies, its arrays modified in place; requests that wait keep the keys they have.
 
+    options : trie, predictions
     What nobody read before is kept from now on: spells begin now, and tenants have had nothing.
     raises : PolicyError for an oracle of the cache, which has to count from the beginning
     """
@@ -206,10 +208,12 @@ def with_policies(
     table = tunables(dict(chosen), len(state.asking.shares) - 1)
     kept = min(table.shape[1], state.tunables.shape[1])
     table[:, MAX_TUNABLES:kept] = state.tunables[:, MAX_TUNABLES:kept]
-    asking = asking_of(trace, slo, state.cluster, state.views[: int(state.cluster["num_instances"][0])], trie)
+    asking = asking_of(trace, slo, state.cluster, state.views[: int(state.cluster["num_instances"][0])], options)
     same = [name for name, there in before.items() if there]
     kept_names = {"spelled": ("spells",), "fair": ("accounts", "ledgers"), "reads_prefix_keys": ("prefix_keys",)}
-    asking = asking._replace(told=state.asking.told, moving=state.asking.moving, **{
+    learned = ("quantiles", *LEARNING) if state.cluster["learns"][0] else ()
+    as_it_was = {name: getattr(state.asking, name) for name in ("told", "moving", "workers", *learned)}
+    asking = asking._replace(**as_it_was, **{
         array: getattr(state.asking, array) for name in same for array in kept_names[name]})
     if "spelled" not in same:
         asking.spells["since_ps"] = state.cluster["now_ps"][0]

@@ -93,17 +93,13 @@ def gain(rows: pl.DataFrame) -> str | None:
     subplots = _plotly()
     if subplots is None:
         return None
-    names, orders = (
-        rows["trace"].unique(maintain_order=True).to_list(),
-        rows["order"].unique(maintain_order=True).to_list(),
-    )
+    names = rows["trace"].unique(maintain_order=True).to_list()
+    orders = rows["order"].unique(maintain_order=True).to_list()
+    objectives = dict(zip(rows["order"], rows["objective"], strict=True))
     figure = subplots.make_subplots(
-        rows=len(orders),
-        cols=len(names),
-        shared_xaxes=True,
-        horizontal_spacing=0.08,
-        subplot_titles=[f"{order}: {name}" for order in orders for name in names],
-    )
+        rows=len(orders), cols=len(names), shared_xaxes=True, horizontal_spacing=0.08, vertical_spacing=0.12,
+        subplot_titles=[f"{order}: {objectives[order]}" for order in orders for _ in names],
+    )  # fmt: skip
     colours = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd")
     loads = rows["load"].unique(maintain_order=True).to_list()
     for (trace, order, load), part in rows.group_by("trace", "order", "load", maintain_order=True):
@@ -122,7 +118,7 @@ def gain(rows: pl.DataFrame) -> str | None:
     figure.update_xaxes(title_text="Kendall tau-b of the predictions", row=len(orders))
     figure.update_yaxes(title_text="gain over FCFS", tickformat=".0%")
     figure.update_layout(
-        title="What predicted lengths are worth",
+        title="What predicted lengths are worth: " + ", ".join(names),
         template="plotly_white",
         height=340 * len(orders) + 60,
         width=60 + 520 * len(names),

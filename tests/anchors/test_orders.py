@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from predictors.oracle import oracle
 from replay.cluster import Cluster
 from tests.anchors import formulas
 from tests.anchors.stations import (
@@ -162,8 +163,27 @@ def test_shortest_predicted_pays_for_its_errors(noise: float) -> None:
     predicted = np.maximum(1, np.rint(service_s * errors * 1e5)).clip(max=2**31 - 1).astype(np.int64)
     policies = {"order": {"name": "shortest_predicted", "output_weight": 256.0}}
     run = serve(trace, servers(), policies, predictions=predicted)
+    agrees(run.wait_s, spjf_wait_s(run, service_s, predicted))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_the_gain_of_predictions_of_any_rank_correlation_is_the_formulas(tau: float) -> None:
+    """The noise-controlled oracle from knowing nothing to the truth; at tau 0 the wait is that of FCFS, no more."""
+    trace = jobs(poisson(83, COUNT, LOAD), exponential(83, COUNT))
+    tokens = trace.column("prompt_tokens")
+    service_s, predicted = tokens * UNIT_S, oracle(tokens, 85, tau=tau)
+    policies = {"order": {"name": "rank", "preemptive": False, "starvation_s": 86_400.0}}  # by predictions alone
+    run = serve(trace, servers(), policies, predictions=predicted)
+    agrees(run.wait_s, spjf_wait_s(run, service_s, predicted))
+    if tau == 0.0:
+        rate, (mean, second) = sample_rate(run), moments(service_s)
+        agrees(run.wait_s, rate * second / (2 * (1 - rate * mean)))
+
+
+def spjf_wait_s(run: Run, service_s: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean wait of non-preemptive SJF by predictions, of the sample; equal ones are a class of Cobham's."""
     rate, (_, second) = sample_rate(run), moments(service_s)
-    order = np.argsort(predicted, kind="stable")
-    below = np.cumsum(service_s[order]) * rate / COUNT
-    expected = float(np.mean(rate * second / (2 * (1 - below) ** 2)))
-    agrees(run.wait_s, expected)
+    _, ranks, counts = np.unique(predicted, return_inverse=True, return_counts=True)
+    upto = np.cumsum(np.bincount(ranks, service_s)) * rate / len(service_s)
+    below = np.concatenate(([0.0], upto[:-1]))
+    return float(np.average(rate * second / (2 * (1 - below) * (1 - upto)), weights=counts))

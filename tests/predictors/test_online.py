@@ -71,6 +71,19 @@ def test_a_fork_learns_on_its_own() -> None:
     assert fork.result().digest == other.result().digest and (weights != other.state.asking.weights).any()
 
 
+def test_a_fork_under_other_policies_keeps_what_was_learned() -> None:
+    predictions = predict({"kind": "online", "inference_s": 1e-6}, TRACE, 0)
+    session = Session(TRACE, served().cluster, {}, predictions=predictions)
+    session.advance(4000)
+    fork = session.fork({"order": "shortest_tail"})
+    assert (fork.state.asking.weights == session.state.asking.weights).all() and fork.state.asking.record[1] > 0
+    while not fork.advance(10_000):
+        pass
+    asking = fork.state.asking
+    assert (asking.weights != session.state.asking.weights).any() and (asking.quantiles[:, 1] > 0).all()
+    assert (session.state.asking.quantiles[:, 1] < 0).any()  # what the fork learns it keeps to itself
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_predictions_queue_on_the_control_plane(workers: int) -> None:
     """Deterministic predictions of Poisson arrivals: M/D/1, and with more workers the recursion, to the picosecond."""

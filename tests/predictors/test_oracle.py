@@ -77,7 +77,7 @@ def test_draws_follow_the_seed() -> None:
     ({"kind": "oracle", "tau": 0.5, "sigma": 1.0}, "but has sigma, tau"),
     ({"kind": "oracle", "tau": 1.5}, "predictor.tau must be a number from 0 to 1, but is 1.5"),
     ({"kind": "oracle", "sigma": -1}, "predictor.sigma must be a number from 0"),
-    ({"kind": "oracle", "mae_tokens": 1e9}, "cannot be reached"),
+    ({"kind": "oracle", "mae_tokens": 1.0, "bias": 2.0}, "cannot be reached"),
     ({"kind": "oracle", "sigma": 1, "tokens": 3}, "predictor.tokens is no key of a predictor of kind oracle"),
     ({"kind": "constant", "tokens": 0}, "predictor.tokens must be a whole number from 1"),
     ({"kind": "magic"}, "predictor.kind must be one of none, constant, oracle, online, group, history, boosted, rank, "
