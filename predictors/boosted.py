@@ -12,6 +12,7 @@ from predictors.trees import DEPTH, Tree, Trees, joined, of_lightgbm, of_sklearn
 
 LIBRARIES = ("sklearn", "lightgbm")
 ITERATIONS, LEARNING_RATE, LEAVES, FEWEST_IN_LEAF, FEATURE_SHARE = 60, 0.1, 31, 50, 0.5
+FEWEST_SHARED = 100_000  # rows from which on several threads grow trees
 RANK_GRID = 50  # steps of the map from rank to length
 
 
@@ -121,6 +122,7 @@ def grown(
     if library == "lightgbm":
         return of_lightgbm(_lightgbm(rows, target, seed, iterations, level))
     from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
 
     model = HistGradientBoostingRegressor(
         loss="squared_error" if level is None else "quantile",
@@ -134,7 +136,13 @@ def grown(
         max_features=FEATURE_SHARE,
         early_stopping=False,
     )
-    return of_sklearn(model.fit(rows, target))
+    with threadpool_limits(limits=_threads(rows), user_api="openmp"):
+        return of_sklearn(model.fit(rows, target))
+
+
+def _threads(rows: np.ndarray) -> int | None:
+    """Return how many threads may grow trees: one for few rows, where they would wait longer than they work."""
+    return 1 if len(rows) < FEWEST_SHARED else None
 
 
 def _lightgbm(rows: np.ndarray, target: np.ndarray, seed: int, iterations: int, level: float | None) -> Any:
@@ -156,6 +164,7 @@ def _lightgbm(rows: np.ndarray, target: np.ndarray, seed: int, iterations: int, 
         "min_data_in_leaf": min(FEWEST_IN_LEAF, len(rows) // 4),
         "feature_fraction_bynode": FEATURE_SHARE,
         "deterministic": True,
+        "num_threads": _threads(rows) or 0,
         "force_row_wise": True,
         "use_missing": False,
     }
