@@ -10,7 +10,8 @@ import polars as pl
 from predictors.errors import PredictorError
 from predictors.features import build
 from predictors.fitted import MAKERS, fewest_rows, load, maker, method_of, pace_of, rolling
-from predictors.predictions import UNKNOWN, Predictions, of_tokens, refresh_of
+from predictors.model import MEDIAN
+from predictors.predictions import UNKNOWN, Predictions, Refresh, of_tokens, refresh_of
 from traces.schema import Trace
 from traces.trie import Trie
 
@@ -81,15 +82,30 @@ def _rounded(frame: pl.DataFrame) -> Predictions:
     return Predictions(*columns)
 
 
-def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Trace) -> Any:
-    """Learn from the first requests what their predictions were worth; the oracle may look at all."""
+def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Trace) -> Refresh:
+    """Learn what predictions were worth from requests that had finished before those that it is used for arrive.
+
+    The oracle may look at all; a model file at its calibration; others at the first part of the trace with predictions
+    that is over, for what comes behind it.
+    """
     if node["kind"] == "online":
         raise PredictorError(
-            "predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes "
-            "them inside it. Leave it at 0."
+            "predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes them inside it."
+            " Leave it at 0."
         )
-    rows = len(trace) if node["kind"] == "oracle" else max(1, len(trace) // (1 + _whole(node, "origins", ORIGINS, 1)))
-    return refresh_of(every, found.tokens[:rows], np.asarray(trace.column("output_tokens"))[:rows])
+    true = np.asarray(trace.column("output_tokens"))
+    if node["kind"] == "oracle":
+        return refresh_of(every, found.tokens, true)
+    if node.get("model") is not None:
+        fitted, _ = load(node["model"], trace)
+        return refresh_of(every, np.exp(np.sort(fitted.logs, axis=1)[:, MEDIAN]), np.rint(np.exp(fitted.true)))
+    parts = 1 + _whole(node, "origins", ORIGINS, 1)
+    begin, end = (0, 1) if node["kind"] == "constant" else (1, 2)
+    rows = np.arange(round(len(trace) * begin / parts), round(len(trace) * end / parts))
+    first = int(rows[-1]) + 1 if len(rows) else 0
+    cutoff_s = trace.column("arrival_s")[first] if first < len(trace) else np.inf
+    rows = rows[pace_of(node).finish_s(trace)[rows] < cutoff_s]
+    return refresh_of(every, found.tokens[rows], true[rows], first)
 
 
 def _inference(node: Mapping[str, Any], measured: float | None) -> float:

@@ -16,11 +16,13 @@ class Refresh:
 
     edges : float64 (classes - 1,), ascending predicted lengths between classes
     left  : float64 (classes, GRID), expected tokens still to come at the grid of `survival.grid_tokens`
+    first : row of the first request that arrived after what this was learned from; earlier ones are not looked at again
     """
 
     every_tokens: int
     edges: np.ndarray
     left: np.ndarray
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ def of_tokens(tokens: np.ndarray) -> Predictions:
     return Predictions(rows, rows, rows)
 
 
-def refresh_of(every_tokens: int, predicted: np.ndarray, true: np.ndarray) -> Refresh:
-    """Return a refresh learned from what was predicted of finished requests and what they were."""
-    return Refresh(every_tokens, *refresh_table(predicted.astype(np.float64), true.astype(np.int64)))
+def refresh_of(every_tokens: int, predicted: np.ndarray, true: np.ndarray, first: int = 0) -> Refresh:
+    """Return a refresh learned from what was predicted of finished requests and what they were.
+
+    raises : PredictorError where there are too few
+    """
+    if len(true) == 0:
+        raise PredictorError(
+            "predictor.refresh_tokens learns from requests that have finished, but none has. Use a longer "
+            "trace, or leave it at 0."
+        )
+    return Refresh(every_tokens, *refresh_table(predicted.astype(np.float64), true.astype(np.int64)), first)

@@ -40,7 +40,7 @@ def predictions(scenario: Scenario) -> Predictions:
     found = Predictions(tokens, *spread, inference_s, workers)
     kind = random.choice(["plain", "plain", "refresh", "online"])
     if kind == "refresh":
-        return replace(found, refresh=refresh_of(random.choice([1, 1, 3, 50]), tokens, true))
+        return replace(found, refresh=refresh_of(random.choice([1, 1, 3, 50]), tokens, true, random.choice([0, 0, 3])))
     return replace(found, online=random.choice([1.0, 5.0, 256.0])) if kind == "online" else found
 
 

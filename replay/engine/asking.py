@@ -110,7 +110,7 @@ def expect_left(state, r):
     if seen.predicted_tokens < 0:
         return
     every = state.cluster[0].refresh_tokens
-    if every == 0:
+    if every == 0 or state.asking.left_class[r] < 0:
         seen.predicted_left_tokens = max(0.0, float(seen.predicted_tokens - seen.generated_tokens))
         return
     since = seen.generated_tokens % every

@@ -115,6 +115,7 @@ def _predicted(row: np.ndarray, predictions: Predictions | None) -> dict[str, np
         refresh = predictions.refresh
         row["refresh_tokens"] = refresh.every_tokens
         found["left_class"] = np.searchsorted(refresh.edges, predictions.tokens, "right").astype(np.int32)
+        found["left_class"][: refresh.first] = schema.NONE
         found["left"] = np.ascontiguousarray(refresh.left, np.float64)
     return found
 

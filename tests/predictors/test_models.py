@@ -175,6 +175,19 @@ def test_predictions_in_a_run_come_from_what_had_finished() -> None:
         assert (before.tokens != after.tokens).any() and (before.p99 >= before.p90).all()
 
 
+@pytest.mark.parametrize("kind", ["history", "constant"])
+def test_what_is_looked_at_again_was_learned_before(kind: str) -> None:
+    """The table comes from requests over before the first that uses it: changing later outputs changes nothing."""
+    node = {"kind": kind, "refresh_tokens": 8, **({"tokens": 60} if kind == "constant" else {})}
+    columns = {name: TRACE.column(name).tolist() for name in TRACE.table.column_names}
+    first = {"history": ROWS * 2 // 5, "constant": ROWS // 5}[kind]
+    columns["output_tokens"] = columns["output_tokens"][:first] + [1] * (ROWS - first)
+    before, after = (predict(node, trace, 0) for trace in (TRACE, build_trace("changed", columns)))
+    assert before is not None and after is not None and before.refresh is not None and after.refresh is not None
+    assert before.refresh.first == after.refresh.first == first
+    assert (before.refresh.left == after.refresh.left).all() and (before.refresh.edges == after.refresh.edges).all()
+
+
 def test_kaplan_meier_by_hand() -> None:
     """Textbook: 6 requests, ends at 1, 3, 3, 6, cut off at 2 and 4."""
     lengths, alive = kaplan_meier(np.array([1, 2, 3, 3, 4, 6]), np.array([True, False, True, True, False, True]))

@@ -58,7 +58,7 @@ class Seer:
         if request.predicted_tokens < 0:
             return -1.0
         refresh = self.given.refresh if self.given is not None else None
-        if refresh is None:
+        if refresh is None or request.row < refresh.first:
             return max(0.0, float(request.predicted_tokens - request.generated))
         since = request.generated % refresh.every_tokens
         row = refresh.left[sum(edge <= request.predicted_tokens for edge in refresh.edges)].tolist()
