@@ -90,8 +90,8 @@ def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Tra
     """
     if node["kind"] == "online":
         raise PredictorError(
-            "predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes them inside it."
-            " Leave it at 0."
+            "predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes them "
+            "inside it. Leave it at 0."
         )
     true = np.asarray(trace.column("output_tokens"))
     if node["kind"] == "oracle":
