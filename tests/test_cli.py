@@ -14,7 +14,7 @@ import pytest
 from replay import cli, run
 from replay.errors import PolicyError
 from replay.result import Result
-from replay.session import keep_trie
+from replay.session import keep_trie, trie_of
 from tests.handmade import FakeSession
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,7 @@ SMALL = ["trace.requests=40"]
 
 def engine(session):
     """Return a stand-in for the module replay.session whose sessions are of another class."""
-    return SimpleNamespace(Session=session, keep_trie=keep_trie)
+    return SimpleNamespace(Session=session, keep_trie=keep_trie, trie_of=trie_of)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_verbs_help_and_version(capsys):
     assert all(verb in out for verb in cli.VERBS) and "kvreplay 0.1.0" in out
     assert cli.main([]) == 2 and cli.main(["rnu"]) == 2 and cli.main(["frobnicate"]) == 2
     err = capsys.readouterr().err
-    verbs = "run, regret, bounds, place, traces, policies"
+    verbs = "run, regret, bounds, place, predict, traces, policies"
     assert f"there is no verb 'rnu'; the verbs are {verbs}. Did you mean 'run'?" in err
 
 

@@ -198,11 +198,22 @@ def test_deadlines_and_slack() -> None:
 
 
 def test_trail_protects_what_is_nearly_done() -> None:
-    request = {"predicted_tokens": 100, "generated_tokens": 79, "runs": 1}
-    assert asked("order", "trail", None, request) == (21.0, 0.0)
+    request = {"predicted_tokens": 100, "predicted_left_tokens": 20.0, "generated_tokens": 79, "runs": 1}
+    assert asked("order", "trail", None, request) == (20.0, 0.0)
     assert asked("order", "trail", None, request | {"generated_tokens": 80}) == (-1.0, 0.0)
     assert asked("order", "trail", None, request | {"generated_tokens": 80, "runs": 0}) == (20.0, 0.0)
     assert asked("order", "trail") == (1e12, 0.0)
+
+
+def test_predicted_tails_and_slack() -> None:
+    """1,000 prompt tokens; outputs of 100, 200 at the 90 % quantile; 100 still to come at .03 s, .11 s of prefill."""
+    known = {"predicted_tokens": 100, "prompt_tokens": 1000}
+    assert asked("order", "shortest_tail", None, known) == (1000 + 16 * 150, NEVER)
+    assert asked("order", "shortest_tail", None, known, risk=0.0, output_weight=2.0) == (1200.0, NEVER)
+    late = asked("order", "least_slack_predicted", None, known | {"e2e_s": 2.0, "arrival_ps": 0})
+    soon = asked("order", "least_slack_predicted", None, known | {"e2e_s": 9.0, "arrival_ps": 0})
+    assert late[0] > 1e12 > soon[0] and soon[0] == pytest.approx(9.0 - 3.0 - 0.11)
+    assert asked("order", "least_slack_predicted", None, known | {"e2e_s": math.inf})[0] == 1e12
 
 
 def test_rank_and_levels_promote_for_a_quantum() -> None:

@@ -5,7 +5,8 @@ from replay.policy import NEVER, Span, policy
 def shortest_tail(request, now_ps, risk: Span(0.0, 1.0) = 0.5, output_weight: Span(0.0, 256.0) = 16.0):
     """Serve the least work first, its output taken `risk` of the way from the predicted middle to the 90 % quantile.
 
-    Of two requests with the same middle, the one that may turn out long waits. Never preempts.
+    Work is prompt tokens plus `output_weight` times that. Of two requests with the same middle, the one that may turn
+    out long waits. Never preempts.
 
     source : tail-inflated lengths as in uncertainty-aware LLM schedulers (TIE), with a quantile for their tail
     """

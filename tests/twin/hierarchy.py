@@ -61,7 +61,7 @@ class Hierarchy:
         self.events.remove(event)
         _, _, kind, what = event
         if kind == "looked up":
-            what.lookup_ps = self.clock.now - what.arrival_ps
+            what.lookup_ps += self.clock.now
             self.twin.consider(what)
         elif kind == "loaded":
             if what.state == "under way":
@@ -134,6 +134,7 @@ class Hierarchy:
         """Ask the index about an arriving request, if that takes time."""
         if self.kv.index.shards == 0:
             return False
+        request.lookup_ps = -self.clock.now  # until it is answered
         self.push(self.shards.look_up(request), "looked up", request)
         return True
 
