@@ -17,7 +17,7 @@ from tests.scenarios import Scenario, scenario, scenarios
 from tests.sessions import SLICES, binned, engine_rows, engine_run, twin_run
 from tests.twin.model import FIELDS
 
-QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck))
 SEEDS, BATCH = 100, 25
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 16, 10
 

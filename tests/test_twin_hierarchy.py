@@ -19,7 +19,7 @@ from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, fin
 from tests.test_twin_hierarchy_by_hand import agree
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
-SEEDS, BATCH = 250, 50
+SEEDS, BATCH = 200, 50
 SLICED_SEEDS = 60
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 24, 14
 
