@@ -1,6 +1,6 @@
 """Predictions of output length that policies may read: who makes them, from a node of conf/predictor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,14 +36,12 @@ def predict(
     trace: "Trace",
     seed: int,
     trie: "Trie | None" = None,
-    told: Callable[[int], None] = lambda done: None,
 ) -> Predictions | None:
     """Return what a predictor says of every request.
 
     node    : of conf/predictor: kind, the keys of that kind (KINDS), and OF_ALL; None for no predictor
     seed    : of the noise, and of learning
     trie    : of the trace, if it is at hand
-    told    : called with the number of models fitted
     returns : Predictions, or None without a predictor; learned ones never saw a request that had not finished before,
               unless they come from a model file
     raises  : PredictorError for an unknown kind or key, a value out of range, or a target that cannot be reached
@@ -53,7 +51,7 @@ def predict(
         return None
     from predictors.make import predictions
 
-    return predictions(node, trace, seed, trie, told)
+    return predictions(node, trace, seed, trie)
 
 
 def check(node: Mapping[str, Any] | None) -> str:

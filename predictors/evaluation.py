@@ -1,7 +1,7 @@
 """How good a predictor is on requests that come after all it learned from: several origins, time-ordered only."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import polars as pl
 from predictors.conformal import METHODS
 from predictors.errors import PredictorError
 from predictors.features import META
-from predictors.fitted import Fitted, fit
+from predictors.fitted import fit
 from predictors.metrics import calibration, coverage, pinball, quality
 from predictors.model import QUANTILES, Model
 
@@ -46,13 +46,11 @@ class Evaluated:
     rows    : one an origin: its numbers
     groups  : one an origin, conformal method and group (all, or a tier or kind): coverage and width
     tested  : META, the quantiles and the origin of every tested request
-    last    : the model of the last origin
     """
 
     rows: list[dict[str, Any]]
     groups: list[dict[str, Any]]
     tested: pl.DataFrame
-    last: Fitted
 
 
 def evaluate(
@@ -74,14 +72,13 @@ def evaluate(
         fitted = fit(make, "adaptive", frame, part.first)
         at_hand = frame[part.first : part.end]
         for each in METHODS:
-            found = Fitted(fitted.model, each, fitted.logs, fitted.true, fitted.meta).predict(at_hand)
+            found = replace(fitted, method=each).predict(at_hand)
             groups += [{"predictor": name, "origin": k, "conformal": each, **row} for row in _by_group(found, at_hand)]
             if each == method:
                 rows.append({"predictor": name, "origin": k, **numbers(found, at_hand)})
                 tested.append(at_hand.select(META).with_columns(*found.iter_columns(), pl.lit(k).alias("origin")))
-        last = Fitted(fitted.model, method, fitted.logs, fitted.true, fitted.meta)
         told()
-    return Evaluated(rows, groups, pl.concat(tested), last)
+    return Evaluated(rows, groups, pl.concat(tested))
 
 
 def numbers(found: pl.DataFrame, at_hand: pl.DataFrame) -> dict[str, Any]:

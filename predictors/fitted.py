@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from predictors import files
-from predictors.boosted import Boosted, Rank
+from predictors import LEARNED, files
 from predictors.conformal import METHODS, conformal
 from predictors.errors import PredictorError
 from predictors.features import META, Pace
-from predictors.groups import Group, History
 from predictors.model import FEWEST_ROWS, LEVELS, Model, tokens
 from predictors.survival import Survival
 from traces.schema import Trace
@@ -24,15 +22,6 @@ CALIBRATION_SHARE = 0.25  # of what had finished, the latest; the rest is learne
 MOST_CALIBRATION = 20_000
 NORMAL = np.array([-1.6449, 0.0, 1.2816, 1.6449, 2.3263])  # quantiles LEVELS of a standard normal
 TIMED = 200  # single requests that the cost of a prediction is measured on
-
-# kind -> (its keys, what makes it)
-MAKERS: dict[str, tuple[tuple[str, ...], Callable[..., Model]]] = {
-    "group": (("by",), Group),
-    "history": ((), History),
-    "boosted": (("library", "iterations"), Boosted),
-    "rank": (("library", "iterations"), Rank),
-    "survival": (("classes",), Survival),
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class Fitted:
 
 def maker(node: Mapping[str, Any], seed: int) -> Callable[[], Model]:
     """Return what makes an unfitted model of a configuration node; raises PredictorError for a value out of range."""
-    keys, make = MAKERS[node["kind"]]
+    keys, make = LEARNED[node["kind"]], files.MODELS[node["kind"]]
     values = {key: node[key] for key in keys if node.get(key) is not None}
     if "library" in keys:
         values["seed"] = seed % 2**31
@@ -120,14 +109,12 @@ def rolling(
     frame: pl.DataFrame,
     origins: int,
     prior_tokens: float,
-    told: Callable[[int], None] = lambda done: None,
 ) -> pl.DataFrame:
     """Return quantiles of every request from models that only saw what had finished before.
 
     origins      : how often a model is fitted, at even steps through the rows
     prior_tokens : expected before anything has finished; until the first model, the recent mean log-output of
                    all, with a spread of one on that scale
-    told         : called with the number of models fitted
     returns      : QUANTILES, float64 (rows,) [tokens]
     """
     edges = [round(frame.height * k / (origins + 1)) for k in range(origins + 2)]
@@ -135,7 +122,6 @@ def rolling(
     parts = [tokens(np.where(recent >= 0, recent, np.log(prior_tokens))[:, None] + NORMAL)]
     for k in range(1, origins + 1):
         parts.append(fit(make, method, frame, edges[k]).predict(frame[edges[k] : edges[k + 1]]))
-        told(k)
     return pl.concat(parts)
 
 

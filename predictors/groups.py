@@ -8,7 +8,7 @@ import polars as pl
 
 from predictors.errors import PredictorError
 from predictors.features import PREFIX_DEPTHS, feature_names
-from predictors.model import LEVELS, Model, output_logs
+from predictors.model import LEVELS, Model, output_logs, require
 
 BY = ("tier", "kind")
 # groups that say most about a request first
@@ -102,11 +102,7 @@ class History(Model):
         return model
 
     def _middle(self, frame: pl.DataFrame) -> np.ndarray:
-        if missing := [name for name in self.features if name not in frame.columns]:
-            raise PredictorError(
-                f"the model reads the features {', '.join(missing)}, which this trace does not give. "
-                f"Train a model on a trace with the same columns."
-            )
+        require(frame, self.features)
         every = frame["all_recent"].to_numpy().astype(np.float64)
         middle = np.where(every >= 0, every, self.center)
         waits = np.ones(frame.height, bool)

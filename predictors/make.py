@@ -1,17 +1,17 @@
 """Make the predictions that a checked node of conf/predictor asks for."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 
+from predictors import LEARNED
 from predictors.errors import PredictorError
 from predictors.features import build
-from predictors.fitted import MAKERS, fewest_rows, load, maker, method_of, pace_of, rolling
+from predictors.fitted import Fitted, fewest_rows, load, maker, method_of, pace_of, rolling
 from predictors.model import MEDIAN
-from predictors.predictions import UNKNOWN, Predictions, Refresh, of_tokens, refresh_of
+from predictors.predictions import UNKNOWN, Predictions, Refresh, of_quantiles, of_tokens, refresh_of
 from traces.schema import Trace
 from traces.trie import Trie
 
@@ -19,21 +19,23 @@ ORIGINS, PRIOR_TOKENS = 4, 256
 MOST = {"inference_s": 3600.0, "workers": 4096, "refresh_tokens": 2**31 - 1, "origins": 1000, "prior_tokens": 2**31 - 1}
 
 
-def predictions(
-    node: Mapping[str, Any], trace: Trace, seed: int, trie: Trie | None, told: Callable[[int], None]
-) -> Predictions:
+def predictions(node: Mapping[str, Any], trace: Trace, seed: int, trie: Trie | None) -> Predictions:
     """Return the predictions of a node; see `predictors.predict`."""
     workers = _whole(node, "workers", 1, 1)
     every = _whole(node, "refresh_tokens", 0, 0)
-    measured = None
-    if node["kind"] in MAKERS:
-        found, measured = _learned(node, trace, seed, trie, told)
-    else:
+    filed: tuple[Fitted, dict[str, Any]] | None = None
+    if node["kind"] not in LEARNED:
         found = _given(node, trace, seed)
-    found = dataclasses.replace(found, inference_s=_inference(node, measured), workers=workers)
+    elif node.get("model") is not None:
+        filed = _filed(node, trace)
+        found = of_quantiles(filed[0].predict(build(trace, pace_of(filed[1]["pace"]), trie)))
+    else:
+        found = _learned(node, trace, seed, trie)
+    measured_s = None if filed is None else float(filed[1]["inference_s"])
+    found = dataclasses.replace(found, inference_s=_inference(node, measured_s), workers=workers)
     if not every:
         return found
-    return dataclasses.replace(found, refresh=_refresh(node, every, found, trace))
+    return dataclasses.replace(found, refresh=_refresh(node, every, found, (trace, filed and filed[0])))
 
 
 def _given(node: Mapping[str, Any], trace: Trace, seed: int) -> Predictions:
@@ -52,42 +54,40 @@ def _given(node: Mapping[str, Any], trace: Trace, seed: int) -> Predictions:
     )
 
 
-def _learned(
-    node: Mapping[str, Any], trace: Trace, seed: int, trie: Trie | None, told: Callable[[int], None]
-) -> tuple[Predictions, float | None]:
+def _filed(node: Mapping[str, Any], trace: Trace) -> tuple[Fitted, dict[str, Any]]:
+    """Return the model of a node's file, and the page about it."""
+    path = node["model"]
+    fitted, page = load(path, trace, method_of(node) if node.get("conformal") else None)
+    if page["kind"] != node["kind"]:
+        raise PredictorError(
+            f"the model {path} is of kind {page['kind']}, but predictor.kind is {node['kind']}. Write "
+            f"predictor={page['kind']}."
+        )
+    return fitted, page
+
+
+def _learned(node: Mapping[str, Any], trace: Trace, seed: int, trie: Trie | None) -> Predictions:
     make, method = maker(node, seed), method_of(node)
     origins = _whole(node, "origins", ORIGINS, 1)
     prior = _whole(node, "prior_tokens", PRIOR_TOKENS, 1)
-    path = node.get("model")
-    if path is not None:
-        fitted, page = load(path, trace, node.get("conformal"))
-        if page["kind"] != node["kind"]:
-            raise PredictorError(
-                f"the model {path} is of kind {page['kind']}, but predictor.kind is {node['kind']}. Write "
-                f"predictor={page['kind']}."
-            )
-        return _rounded(fitted.predict(build(trace, pace_of(page["pace"]), trie))), float(page["inference_s"])
     if len(trace) < fewest_rows(origins):
         raise PredictorError(
             f"predictor={node['kind']} learns at predictor.origins={origins} moments of the trace, which "
             f"needs {fewest_rows(origins)} requests or more, but {trace.name} has {len(trace)}. Use fewer "
             f"origins, a longer trace, or predictor.model of a trained one."
         )
-    frame = build(trace, pace_of(node), trie)
-    return _rounded(rolling(make, method, frame, origins, float(prior), told)), None
+    return of_quantiles(rolling(make, method, build(trace, pace_of(node), trie), origins, float(prior)))
 
 
-def _rounded(frame: pl.DataFrame) -> Predictions:
-    columns = [np.rint(frame[name].to_numpy()).clip(1, 2**31 - 1).astype(np.int32) for name in ("p50", "p90", "p99")]
-    return Predictions(*columns)
-
-
-def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Trace) -> Refresh:
+def _refresh(node: Mapping[str, Any], every: int, found: Predictions, of: tuple[Trace, Fitted | None]) -> Refresh:
     """Learn what predictions were worth from requests that had finished before those that it is used for arrive.
 
     The oracle may look at all; a model file at its calibration; others at the first part of the trace with predictions
     that is over, for what comes behind it.
+
+    of : the trace, and the model of a file
     """
+    trace, fitted = of
     if node["kind"] == "online":
         raise PredictorError(
             "predictor.refresh_tokens needs predictions made before the replay, but predictor=online makes them "
@@ -96,8 +96,7 @@ def _refresh(node: Mapping[str, Any], every: int, found: Predictions, trace: Tra
     true = np.asarray(trace.column("output_tokens"))
     if node["kind"] == "oracle":
         return refresh_of(every, found.tokens, true)
-    if node.get("model") is not None:
-        fitted, _ = load(node["model"], trace)
+    if fitted is not None:
         return refresh_of(every, np.exp(np.sort(fitted.logs, axis=1)[:, MEDIAN]), np.rint(np.exp(fitted.true)))
     parts = 1 + _whole(node, "origins", ORIGINS, 1)
     begin, end = (0, 1) if node["kind"] == "constant" else (1, 2)

@@ -68,13 +68,18 @@ def output_logs(frame: pl.DataFrame, kind: str) -> np.ndarray:
     return np.log(np.maximum(frame["output_tokens"].to_numpy(), 1))
 
 
-def matrix(frame: pl.DataFrame, features: list[str]) -> np.ndarray:
-    """Return features as float32 (rows, features), C order; raise PredictorError naming those that are not there."""
+def require(frame: pl.DataFrame, features: list[str]) -> None:
+    """Raise PredictorError naming the features that a frame lacks."""
     if missing := [name for name in features if name not in frame.columns]:
         raise PredictorError(
             f"the model reads the features {', '.join(missing)}, which this trace does not give. Train a "
             f"model on a trace with the same columns."
         )
+
+
+def matrix(frame: pl.DataFrame, features: list[str]) -> np.ndarray:
+    """Return features as float32 (rows, features), C order; raises as `require`."""
+    require(frame, features)
     rows = np.empty((frame.height, len(features)), np.float32)
     for k, name in enumerate(features):
         rows[:, k] = frame[name].to_numpy()

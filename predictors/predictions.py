@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from predictors.errors import PredictorError
 from predictors.survival import refresh_table
@@ -56,6 +57,13 @@ def of_tokens(tokens: np.ndarray) -> Predictions:
         )
     rows = given.astype(np.int32)
     return Predictions(rows, rows, rows)
+
+
+def of_quantiles(frame: pl.DataFrame) -> Predictions:
+    """Return predictions of a frame's quantiles p50, p90 and p99, as whole tokens."""
+    return Predictions(
+        *(np.rint(frame[name].to_numpy()).clip(1, 2**31 - 1).astype(np.int32) for name in ("p50", "p90", "p99"))
+    )
 
 
 def refresh_of(every_tokens: int, predicted: np.ndarray, true: np.ndarray, first: int = 0) -> Refresh:

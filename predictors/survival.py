@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from predictors.errors import PredictorError
-from predictors.model import LARGEST_LOG, LEVELS, Model, output_logs, tokens
+from predictors.model import LARGEST_LOG, LEVELS, Model, output_logs
 
 STEPS_AN_OCTAVE = 4
 GRID = 4 * 31 + 1  # points of generated tokens, 2^(k / 4) - 1
@@ -75,14 +75,9 @@ class Survival(Model):
         cut = frame["generated_tokens"].to_numpy() if "generated_tokens" in frame.columns else np.full(frame.height, -1)
         seen = np.where(cut >= 0, cut, frame["output_tokens"].to_numpy())
         prompt = frame["prompt_log"].to_numpy()
-        self.edges = np.unique(np.quantile(prompt, np.arange(1, self.classes) / self.classes))
-        rows = np.searchsorted(self.edges, prompt, "right")
-        curves = [
-            kaplan_meier(seen[rows == k], cut[rows == k] < 0) if (rows == k).any() else kaplan_meier(seen, cut < 0)
-            for k in range(len(self.edges) + 1)
-        ]
+        self.edges, curves = curves_by(prompt, seen, cut < 0, self.classes)
         self.table = np.array([_quantiles(*curve) for curve in curves])
-        self.left = np.array([expected_left(*curve, grid_tokens()) for curve in curves])
+        self.left = _left(curves)
         return self
 
     def logs(self, frame: pl.DataFrame) -> np.ndarray:
@@ -128,14 +123,23 @@ def refresh_table(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, 
     predicted : of finished requests, tokens; true : their lengths
     returns   : edges of predicted tokens float64 (classes - 1,), ascending; float64 (classes, GRID)
     """
-    edges = np.unique(np.quantile(predicted, np.arange(1, CLASSES) / CLASSES))
-    rows = np.searchsorted(edges, predicted, "right")
-    every = kaplan_meier(true, np.ones(len(true), bool))
-    curves = [
-        kaplan_meier(true[rows == k], np.ones(int((rows == k).sum()), bool)) if (rows == k).any() else every
-        for k in range(len(edges) + 1)
-    ]
-    return edges, np.array([expected_left(*curve, grid_tokens()) for curve in curves])
+    edges, curves = curves_by(predicted, true, np.ones(len(true), bool), CLASSES)
+    return edges, _left(curves)
 
 
-__all__ = ["CLASSES", "GRID", "Survival", "expected_left", "kaplan_meier", "left_after", "refresh_table", "tokens"]
+def curves_by(
+    values: np.ndarray, seen: np.ndarray, ended: np.ndarray, classes: int
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Return edges between classes of values, as many requests in each, and the survival curve of each class.
+
+    seen, ended : as for `kaplan_meier`, whose curve of all an empty class has
+    """
+    edges = np.unique(np.quantile(values, np.arange(1, classes) / classes))
+    rows = np.searchsorted(edges, values, "right")
+    masks = [mask if (mask := rows == k).any() else rows >= 0 for k in range(len(edges) + 1)]
+    return edges, [kaplan_meier(seen[mask], ended[mask]) for mask in masks]
+
+
+def _left(curves: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return what is expected still to come at the grid, float64 (curves, GRID)."""
+    return np.array([expected_left(*curve, grid_tokens()) for curve in curves])

@@ -193,9 +193,10 @@ def with_policies(
 ) -> State:
     """Return a state under other policies, its arrays modified in place; requests that wait keep the keys they have.
 
-    options : trie, predictions
     What nobody read before is kept from now on: spells begin now, and tenants have had nothing.
-    raises : PolicyError for an oracle of the cache, which has to count from the beginning
+
+    options : trie, predictions
+    raises  : PolicyError for an oracle of the cache, which has to count from the beginning
     """
     foresaw = bool(state.cluster["foresees"][0])
     before = {name: bool(state.cluster[name][0]) for name in ("spelled", "fair", "reads_prefix_keys")}

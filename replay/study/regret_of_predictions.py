@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from predictors.evaluation import Span
-from predictors.predictions import Predictions, of_tokens
+from predictors.predictions import Predictions, of_quantiles, of_tokens
 from replay.configuration import Settings
 from replay.run import ready
 from traces.schema import Trace
@@ -34,7 +34,7 @@ def decision_regret(
     reads = any(name.startswith("predicted_") for name in _reads(checked.policies["order"]))
     order = checked.policies["order"] if reads else {"name": ORDER}
     cases: dict[str, tuple[Any, Predictions | None]] = {"none": ({"name": NONE}, None)}
-    cases |= {name: (order, _of(frame)) for name, frame in tested.items()}
+    cases |= {name: (order, of_quantiles(frame)) for name, frame in tested.items()}
     cases["oracle"] = (order, of_tokens(np.asarray(window.column("output_tokens"))))
     ready()
     rows = []
@@ -62,9 +62,3 @@ def _reads(policy: Mapping[str, Any]) -> frozenset[str]:
     from replay.policy import choose
 
     return choose("order", str(policy["name"])).policy.reads
-
-
-def _of(frame: pl.DataFrame) -> Predictions:
-    return Predictions(
-        *(np.rint(frame[name].to_numpy()).clip(1, 2**31 - 1).astype(np.int32) for name in ("p50", "p90", "p99"))
-    )

@@ -1,5 +1,6 @@
 """Every learned model keeps the contract; trees are the libraries' as far as float32 goes; survival is exact."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from predictors import KINDS, LEARNED, fitted, predict
+from predictors import KINDS, LEARNED, files, fitted, predict
 from predictors.boosted import Boosted, grown
 from predictors.errors import PredictorError
 from predictors.features import build, feature_names
@@ -38,8 +39,10 @@ FRAME = build(TRACE)
 
 
 def test_every_learned_kind_is_known_to_the_configuration() -> None:
-    assert set(LEARNED) == set(fitted.MAKERS) <= set(KINDS)
-    assert all(LEARNED[kind] == keys for kind, (keys, _) in fitted.MAKERS.items())
+    assert set(LEARNED) == set(files.MODELS) <= set(KINDS)
+    for kind, keys in LEARNED.items():
+        taken = [name for name in inspect.signature(files.MODELS[kind]).parameters if name != "seed"]
+        assert taken == list(keys)
 
 
 @pytest.mark.parametrize("kind", LEARNED)

@@ -36,22 +36,17 @@ def timed_by(model: TimeModel, rows: pl.DataFrame) -> pl.DataFrame:
     return timed(rows, model.predict(rows))
 
 
+@pytest.mark.parametrize(("kind", "units", "rows"), [
+    (PrefillTime, UNITS_PREFILL, PREFILL), (IterationTime, UNITS_ITERATION, ITERATION),
+])  # fmt: skip
 @examples(max_examples=50, deadline=None)
-@given(st.lists(COEFFICIENTS, min_size=4, max_size=4))
-def test_prefill_coefficients_are_recovered(shares: list[float]) -> None:
-    truth = PrefillTime(np.array(shares) * UNITS_PREFILL)
-    found = PrefillTime().fit(timed_by(truth, PREFILL))
+@given(st.data())
+def test_coefficients_are_recovered(kind: type[TimeModel], units: np.ndarray, rows: pl.DataFrame, data: Any) -> None:
+    shares = data.draw(st.lists(COEFFICIENTS, min_size=len(units), max_size=len(units)))
+    truth = kind(np.array(shares) * units)
+    found = kind().fit(timed_by(truth, rows))
     assert found.coefficients == pytest.approx(truth.coefficients, rel=1e-6)
-    assert max(errors(found, timed_by(truth, PREFILL)).values()) < 1e-9
-
-
-@examples(max_examples=50, deadline=None)
-@given(st.lists(COEFFICIENTS, min_size=5, max_size=5))
-def test_iteration_coefficients_are_recovered(shares: list[float]) -> None:
-    truth = IterationTime(np.array(shares) * UNITS_ITERATION)
-    found = IterationTime().fit(timed_by(truth, ITERATION))
-    assert found.coefficients == pytest.approx(truth.coefficients, rel=1e-6)
-    assert max(errors(found, timed_by(truth, ITERATION)).values()) < 1e-9
+    assert max(errors(found, timed_by(truth, rows)).values()) < 1e-9
 
 
 def test_terms_by_hand() -> None:
