@@ -150,14 +150,15 @@ class Runner:
             show(f"run {folder.name}: {totals(result.summary)}", stderr=True)
         return result
 
-    def session(self, config: Mapping[str, Any], checked: Settings) -> "Session":
-        """Open the session of a resolved configuration, its trace loaded once."""
+    def session(self, config: Mapping[str, Any], checked: Settings, trace: "Trace | None" = None) -> "Session":
+        """Open the session of a resolved configuration, its trace loaded once; or of another trace under it."""
         from predictors import predict
         from replay.cluster import build_cluster
         from replay.session import Session
         from replay.slo import build_slo
 
-        trace = self.trace(config["trace"], checked.seed)
+        if trace is None:
+            trace = self.trace(config["trace"], checked.seed)
         cluster = build_cluster(config, trace.block_tokens)
         slo = build_slo(config["slo"])
         slo.codes(trace)  # refuses an unlisted tier before anything is compiled
