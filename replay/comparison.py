@@ -20,6 +20,11 @@ class Comparison:
         self._overrides: list[dict[str, str]] = []
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The runs so far: run, folder, summary, error."""
+        return self._rows
+
+    @property
     def failed(self) -> bool:
         """Whether a run ended with an error."""
         return any(row["error"] is not None for row in self._rows)

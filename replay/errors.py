@@ -2,7 +2,8 @@
 
 from traces.errors import KvreplayError, TraceError
 
-__all__ = ["ConfigError", "EngineError", "KvreplayError", "PolicyError", "TraceError", "WriteError"]
+__all__ = ["ConfigError", "EngineError", "KvreplayError", "PolicyError", "SweepError", "TraceError",
+           "WriteError"]
 
 
 class ConfigError(KvreplayError):
@@ -19,3 +20,7 @@ class EngineError(KvreplayError):
 
 class WriteError(KvreplayError):
     """A result could not be written; nothing half-written is left behind."""
+
+
+class SweepError(KvreplayError):
+    """A multirun or a study ended before its jobs were done; what had finished is kept."""

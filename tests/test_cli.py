@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
-from replay import cli, run
+from replay import cli, driving
 from replay.errors import PolicyError
 from replay.result import Result
 from replay.session import keep_trie, trie_of
@@ -30,7 +31,7 @@ def engine(session):
 def fake(monkeypatch, tmp_path):
     """Put the hand-made session in the engine's place, and an empty folder in that of the working directory."""
     monkeypatch.setitem(sys.modules, "replay.session", engine(FakeSession))
-    monkeypatch.setattr(run, "ready", lambda: None)
+    monkeypatch.setattr(driving, "ready", lambda: None)
     monkeypatch.chdir(tmp_path)
     return monkeypatch
 
@@ -65,7 +66,7 @@ def test_multirun_ends_with_one_comparison(fake, tmp_path, capsys):
         saved = json.loads((tmp_path / "sweep" / str(row["run"]) / "summary.json").read_text())
         assert saved.items() <= row.items()
         assert Result.load(tmp_path / row["folder"]).config["out_dir"] == row["folder"]
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {*"012345", "comparison.parquet"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {*"012345", "jobs", "comparison.parquet"}
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 
@@ -112,11 +113,34 @@ def test_ctrl_c_keeps_what_was_replayed(fake, tmp_path, capsys):
     assert Result.load(tmp_path / "mine").summary["unfinished"] == 20
 
 
-def test_ctrl_c_stops_a_sweep_and_compares_what_ran(fake, tmp_path):
-    fake.setitem(sys.modules, "replay.session", engine(Interrupted))
-    assert cli.main(["run", "-m", "seed=1,2,3", "out_dir=sweep", *SMALL]) == 130
+class InterruptedLater(FakeSession):
+    """Presses Ctrl-C in the session of seed 2."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.seed = options["seed"]
+
+    def advance(self, max_events: int) -> bool:
+        if self.seed == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # the main thread looks ten times a second
+            super().advance(max_events)
+            return False
+        return super().advance(max_events)
+
+
+def test_ctrl_c_stops_a_sweep_and_compares_what_ran(fake, tmp_path, capsys):
+    fake.setitem(sys.modules, "replay.session", engine(InterruptedLater))
+    command = ["run", "-m", "seed=1,2,3", "out_dir=sweep", "hydra.launcher.workers=1", *SMALL]
+    assert cli.main(command) == 130
+    told = capsys.readouterr().err
+    assert "interrupted: finished runs are kept. The same command with out_dir=sweep does the rest." in told
     assert pl.read_parquet(tmp_path / "sweep" / "comparison.parquet").height == 1
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "comparison.parquet"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"0", "jobs", "comparison.parquet"}
+    fake.setitem(sys.modules, "replay.session", engine(FakeSession))
+    assert cli.main(command) == 0
+    assert "run 0: kept" in capsys.readouterr().err
+    assert pl.read_parquet(tmp_path / "sweep" / "comparison.parquet")["seed"].to_list() == ["1", "2", "3"]
 
 
 class Broken(FakeSession):

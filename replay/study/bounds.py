@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from replay.comparison import Comparison
+from replay.configuration import settings
 from replay.errors import KvreplayError
-from replay.run import INTERRUPTED, Runner, resolved
+from replay.run import INTERRUPTED, Runner
 from replay.run import main as run
 from replay.study.verb import split
-from replay.table import show
+from replay.table import show, totals
 
 HUGE_BLOCKS, ENDLESS_BYTES_PER_S = 1_000_000_000, 1e15
 ORDER = ["policy/order=oracle_srpt"]
@@ -71,21 +70,22 @@ class OneOfBounds(Runner):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bound, self.number, self.folder = "", 0, Path()
+        self.bound, self.number = "", 0
+        self.comparison: Comparison | None = None
 
-    def _run(self, node: DictConfig, folder: Path | None) -> Any:
-        if self.number == 0:
-            self.folder = Path(resolved(node)["out_dir"])
+    def single(self, config: dict[str, Any]) -> Any:
+        """Replay the configuration under its bound and keep its row."""
         if self.comparison is None:
-            self.comparison = Comparison(self.folder)
-        result = super()._run(node, self.folder / str(self.number))
-        self.comparison.add(self.number, self.folder / str(self.number), [f"bound={self.bound}"], result.summary)
-        return result
+            self.comparison = Comparison(Path(settings(config).out_dir))
+        folder = self.comparison.folder / str(self.number)
+        result = self.replayed(config, folder)
+        self.comparison.add(self.number, folder, [f"bound={self.bound}"], result.summary)
+        show(f"run {self.number}: {totals(result.summary)}", stderr=True)
 
     def fail(self, text: str) -> None:
         """Note that a bound could not be replayed."""
         assert self.comparison is not None
-        self.comparison.add(self.number, self.folder / str(self.number), [f"bound={self.bound}"], error=text)
+        self.comparison.add(self.number, self.comparison.folder / str(self.number), [f"bound={self.bound}"], error=text)
         show(f"run {self.number}: failed", stderr=True)
 
     def finish(self) -> int:

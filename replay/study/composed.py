@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
+from replay.compositions import Job
 from replay.configuration import Settings, settings
-from replay.run import MULTIRUN, Runner, resolved
+from replay.run import MULTIRUN, Runner
 from replay.run import main as run
 
 
@@ -28,12 +26,13 @@ class Composer(Runner):
         super().__init__()
         self.found: list[Composed] = []
 
-    def _one_of_many(self, node: DictConfig, number: int, overrides: list[str]) -> None:
-        config = resolved(node)
-        self.found.append(Composed(config, settings(config), tuple(overrides)))
-
-    def _run(self, node: DictConfig, folder: Path | None) -> Any:
-        self._one_of_many(node, 0, [])
+    def many(self, jobs: Sequence[Job], workers: int | None) -> None:
+        """Keep the configurations of a multirun."""
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
+            assert job.config is not None
+            self.found.append(Composed(job.config, settings(job.config), job.overrides))
 
 
 def compose_all(arguments: Sequence[str]) -> tuple[list[Composed], Runner]:
@@ -44,7 +43,8 @@ def compose_all(arguments: Sequence[str]) -> tuple[list[Composed], Runner]:
     raises    : ConfigError as `kvreplay run`
     """
     composer = Composer()
-    run(["-m", *(text for text in arguments if text not in MULTIRUN)], composer)
+    others = [text for text in arguments if text not in MULTIRUN and not text.startswith("hydra/launcher=")]
+    run(["-m", *others], composer)
     return composer.found, composer
 
 

@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from replay.configuration import Settings, settings
 from replay.errors import ConfigError
-from replay.run import MULTIRUN, Runner, resolved
+from replay.run import MULTIRUN, Runner
 from replay.write import check_writable
 
 
@@ -39,8 +37,8 @@ def split(
 class Study(Runner, ABC):
     """Looks at one composed configuration instead of replaying it."""
 
-    def _run(self, node: DictConfig, folder: Path | None) -> Any:
-        config = resolved(node)
+    def single(self, config: dict[str, Any]) -> Any:
+        """Check a configuration and where its results go, then look at it."""
         checked = settings(config)
         folder = Path(checked.out_dir)
         check_writable(folder)
