@@ -195,7 +195,7 @@ def drive(session: "Session") -> bool:
     """
     ready()
     started_s = time.monotonic()
-    with _progress() as progress, _first_interrupt() as interrupted:
+    with _progress() as progress, first_interrupt() as interrupted:
         bar = None
         while not session.advance(EVENTS_A_SLICE):
             if interrupted.is_set():
@@ -221,7 +221,7 @@ def _progress() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _first_interrupt() -> Iterator[threading.Event]:
+def first_interrupt() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event that the loop reads; the handler before is back for the second."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
