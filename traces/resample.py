@@ -113,7 +113,9 @@ def bootstrap(trace: Trace, groups: np.ndarray, seed: Sequence[int], shift_s: fl
         parents = trace.column("parent")[rows]
         target = np.empty(len(rows), np.int64)
         target[sorting] = np.arange(len(rows))
-        table = _set(table, "parent", np.where(parents >= 0, target[begins[of] + place[parents]], -1)[sorting])
+        has = parents >= 0
+        parents[has] = target[begins[of[has]] + place[parents[has]]]
+        table = _set(table, "parent", parents[sorting])
     drawn_again = rebuild(trace, table, {"bootstrap": {"seed": [int(part) for part in seed], "shift_s": shift_s}})
     return check(_apart(drawn_again, shared, copy[of][sorting]), chains=False)
 

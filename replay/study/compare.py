@@ -163,7 +163,7 @@ class Compare:
         told = [f"* {metric} of {label}: {note}, so that no interval is given"
                 for label, metric, note in found.filter(pl.col("note").is_not_null()).select(
                     "configuration", "metric", "note").iter_rows()]  # fmt: skip
-        notes = [self.replicates.told(), *statistics_of.cautions(self.replicates.count, self.plan)]
+        notes = [self.replicates.told(), *self.replicates.cautions(), *statistics_of.cautions(self.replicates.count, self.plan)]
         show(means_table(found, self.plan), *told, "", differences_table(changes, self.plan), "",
              worst_table(bad, self.plan.labels), "", *notes, f"results in {self.folder}")  # fmt: skip
 

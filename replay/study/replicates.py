@@ -1,7 +1,7 @@
 """Replicates of a workload for comparisons: the same trace and the same seed for every configuration."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from traces.schema import Trace
 
 WAYS = ("seeds", "windows", "bootstrap")
 SHIFT = 0.05  # of the trace's time span
+CROWDED = 0.1  # share of requests with the instant of another one that is worth a word
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,16 @@ class Replicates:
             return source.windows[k]
         shift_s = SHIFT * _span_s(source.trace) if self.shift_s is None else self.shift_s
         return bootstrap(source.trace, source.groups, (self.seed, k), shift_s)
+
+    def cautions(self) -> Iterator[str]:
+        """Yield what a reader should know about drawing this trace again; after the first replicate was made."""
+        if self.by != "bootstrap" or self.shift_s == 0.0:
+            return
+        counts = np.unique(next(iter(self._sources.values())).trace.column("arrival_s"), return_counts=True)[1]
+        share = 1.0 - (counts == 1).sum() / counts.sum()
+        if share > CROWDED:
+            yield (f"{100 * share:.0f} % of the requests are recorded at one instant with others; moving sessions "
+                   f"spreads them, which routers feel. compare.shift_s=0 keeps the instants")  # fmt: skip
 
     def told(self) -> str:
         """Say in one sentence how the replicates came about; after the first was made."""

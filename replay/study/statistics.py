@@ -4,13 +4,15 @@ Two configurations are replayed on the same replicates of a workload (common ran
 differences pair by pair. `resampled` says that the replicates are no independent samples of the workload but bootstrap
 resamples of one sample: then the spread of the replicates is itself the sampling error of that sample, and more
 replicates measure it better without making it smaller. With n resamples of standard deviation s, the mean over them
-lies s sqrt(1 + 1/n) from the truth, not s / sqrt(n).
+lies s sqrt(1 + 1/n) from the truth, not s / sqrt(n): taking the latter, a test at 5 % finds a difference between equals
+in 50 % of comparisons with 10 resamples, in 72 % with 30; with the former in 5 % and 6 % (seen in 4,000 each).
 
-Coverage of nominal 95 % intervals, seen in 200,000 simulated samples a number (tests/study/test_statistics.py repeats
-it smaller), for differences that are normal / lognormal with sigma 1 (skewness 6.2):
-  n = 6    .950 / .821
-  n = 10   .950 / .842
-  n = 30   .950 / .884
+Coverage of nominal 95 % intervals of independent replicates, seen in 200,000 samples a number, for differences that are
+normal / lognormal with sigma .5 (skewness 1.8) / lognormal with sigma 1 (skewness 6.2):
+  n = 6    .950 / .917 / .825
+  n = 10   .950 / .920 / .840
+  n = 30   .951 / .936 / .882
+tests/study/test_statistics.py repeats both smaller.
 """
 
 import math
