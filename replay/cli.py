@@ -23,6 +23,12 @@ def _traces(arguments: Sequence[str]) -> int:
     return traces(list(arguments)) or OK
 
 
+def _compare(arguments: Sequence[str]) -> int:
+    from replay.study.compare import main as compare
+
+    return compare(arguments)
+
+
 def _regret(arguments: Sequence[str]) -> int:
     from replay.study.regret import main as regret
 
@@ -41,6 +47,12 @@ def _place(arguments: Sequence[str]) -> int:
     return place(arguments)
 
 
+def _tune(arguments: Sequence[str]) -> int:
+    from replay.study.tune import main as tune
+
+    return tune(arguments)
+
+
 def _predict(arguments: Sequence[str]) -> int:
     from replay.study.predict import main as predict
 
@@ -56,9 +68,11 @@ def _policies(arguments: Sequence[str]) -> int:
 # verb -> (what it does, function)
 VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("replay a trace: kvreplay run [key=value | group=name ...] [-m to run every combination]", _run),
+    "compare": ("configurations side by side, with statistics: kvreplay compare key=a,b [as run]", _compare),
     "regret": ("what routing decisions cost, by hindsight: kvreplay regret [regret.sample=300] [as run]", _regret),
     "bounds": ("a run beside the same with one cause of delay taken away: kvreplay bounds [as run]", _bounds),
     "place": ("search prefill and decode instances for a trace: kvreplay place [place.target=0.9] [as run]", _place),
+    "tune": ("search tunables and other keys for the best: kvreplay tune [study.trials=100] [as run]", _tune),
     "predict": ("train and judge length predictors: kvreplay predict train|evaluate|gain [as run]", _predict),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),
     "policies": ("list the policies and their tunables: kvreplay policies [slot] [plugins=[my.py]]", _policies),

@@ -51,9 +51,9 @@ def _progress() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def first_interrupt() -> Iterator[threading.Event]:
+def first_interrupt(interrupted: threading.Event | None = None) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event that the loop reads; the handler before is back for the second."""
-    interrupted = threading.Event()
+    interrupted = interrupted or threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return

@@ -40,6 +40,13 @@ COLUMNS: dict[str, pl.Expr] = {
 PER_REQUEST = ("ttft_s", "tpot_s", "e2e_s", "queue_s")
 LONGEST_GAPS = "itl_top10_s"  # only where the gaps were kept
 METRICS = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
+LOWER, HIGHER = -1, 1
+# What should be high. All else is a time, a cost, or a count of what nobody wants.
+WANTED = (
+    "hit_rate", "hit_rate_hbm", "hit_rate_dram", "hit_rate_disk", "slo_attainment", "weighted_attainment",
+    "goodput_per_s", "output_tokens_per_s", "requests_per_s", "finished", "hidden_share", "handoff_hidden_share",
+    "loads_used", "revenue_usd", "prediction_tau", "bisection_gb_per_s",
+)  # fmt: skip
 
 
 def _total(column: str, where: pl.Expr) -> pl.Expr:
@@ -65,6 +72,19 @@ ITL_MEAN_S = (
     / (_total("output_tokens", FINISHED) - FINISHED.sum())
     / PS_PER_S
 )
+
+
+def better(name: str) -> int:
+    """Return which way a number of the summary is better: HIGHER or LOWER.
+
+    name : key of the summary; a tier before it, as in gold.ttft_s_p99, makes no difference
+    """
+    return HIGHER if name.rpartition(".")[2] in WANTED else LOWER
+
+
+def quantile_of(column: str, name: str) -> pl.Expr:
+    """Return the quantile of a column of `requests` that stands in a summary as <column>_<name>; name in QUANTILES."""
+    return pl.col(column).quantile(QUANTILES[name], "linear")
 
 
 def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Mapping[str, Value]) -> dict[str, Value]:
@@ -179,8 +199,8 @@ def _reductions(per_request: Sequence[str]) -> dict[str, pl.Expr]:
     }
     for metric in per_request:
         found[f"{metric}_mean"] = pl.col(metric).mean()
-        for name, quantile in QUANTILES.items():
-            found[f"{metric}_{name}"] = pl.col(metric).quantile(quantile, "linear")
+        for name in QUANTILES:
+            found[f"{metric}_{name}"] = quantile_of(metric, name)
     return found
 
 

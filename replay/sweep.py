@@ -89,8 +89,8 @@ class Sweep(Runner):
         except KeyboardInterrupt:
             self.interrupted = True
         except Exception as error:
-            told = _told(error, job.overrides)
-            Record(job.number, job.overrides, "", self.started, told).save(_folder(job, self.folder))
+            text = _told(error, job.overrides)
+            Record(job.number, job.overrides, "", self.started, text).save(_folder(job, self.folder))
             show(f"run {job.number}: failed", stderr=True)
 
     def _replay(self, job: Job, config: dict[str, Any]) -> None:

@@ -11,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.fabric import KINDS
-from replay.metrics import Value
+from replay.metrics import HIGHER, Value, better
 
 PIPED_WIDTH = 100
-LOWER, HIGHER = -1, 1
 # heading, key of the summary, factor of the unit shown
 COLUMNS = (
     ("TTFT s\np50", "ttft_s_p50", 1),
@@ -30,36 +29,36 @@ COLUMNS = (
     ("SLO\nmet", "slo_attainment", 1),
     ("goodput\n/s", "goodput_per_s", 1),
 )
-# heading, key of the summary, which way is better, factor of the unit shown
+# heading, key of the summary, factor of the unit shown
 COMPARED = (
-    ("TTFT s\np50", "ttft_s_p50", LOWER, 1),
-    ("\np99", "ttft_s_p99", LOWER, 1),
-    ("TPOT ms\np50", "tpot_s_p50", LOWER, 1e3),
-    ("ITL ms\np99", "itl_s_p99", LOWER, 1e3),
-    ("E2E s\np99", "e2e_s_p99", LOWER, 1),
-    ("hit\nrate", "hit_rate", HIGHER, 1),
-    ("SLO\nmet", "slo_attainment", HIGHER, 1),
-    ("goodput\n/s", "goodput_per_s", HIGHER, 1),
+    ("TTFT s\np50", "ttft_s_p50", 1),
+    ("\np99", "ttft_s_p99", 1),
+    ("TPOT ms\np50", "tpot_s_p50", 1e3),
+    ("ITL ms\np99", "itl_s_p99", 1e3),
+    ("E2E s\np99", "e2e_s_p99", 1),
+    ("hit\nrate", "hit_rate", 1),
+    ("SLO\nmet", "slo_attainment", 1),
+    ("goodput\n/s", "goodput_per_s", 1),
 )
 
 # the same for runs with a KV hierarchy, where any run of the comparison has one
 COMPARED_TIERS = (
-    ("TTFT s\nmean", "ttft_s_mean", LOWER, 1),
-    ("hit rate\nDRAM", "hit_rate_dram", HIGHER, 1),
-    ("\ndisk", "hit_rate_disk", HIGHER, 1),
-    ("loads\nhidden", "hidden_share", HIGHER, 1),
-    ("prefill\nbusy s", "prefill_busy_s", LOWER, 1),
-    ("disk I/O\nTB", "disk_io_tb", LOWER, 1),
+    ("TTFT s\nmean", "ttft_s_mean", 1),
+    ("hit rate\nDRAM", "hit_rate_dram", 1),
+    ("\ndisk", "hit_rate_disk", 1),
+    ("loads\nhidden", "hidden_share", 1),
+    ("prefill\nbusy s", "prefill_busy_s", 1),
+    ("disk I/O\nTB", "disk_io_tb", 1),
 )
 # and for runs with a fabric
 COMPARED_FABRIC = (
-    ("TTFT s\nmean", "ttft_s_mean", LOWER, 1),
-    ("ITL ms\nmean", "itl_s_mean", LOWER, 1e3),
-    ("handoff s\nmean", "handoff_s_mean", LOWER, 1),
-    ("exposed s\np99", "exposed_handoff_s_p99", LOWER, 1),
-    ("colli-\nsions", "collision_share", LOWER, 1),
-    ("card use\nmax", "nic_utilisation_max", LOWER, 1),
-    ("$ for 1M\ntokens", "usd_per_million_tokens", LOWER, 1),
+    ("TTFT s\nmean", "ttft_s_mean", 1),
+    ("ITL ms\nmean", "itl_s_mean", 1e3),
+    ("handoff s\nmean", "handoff_s_mean", 1),
+    ("exposed s\np99", "exposed_handoff_s_p99", 1),
+    ("colli-\nsions", "collision_share", 1),
+    ("card use\nmax", "nic_utilisation_max", 1),
+    ("$ for 1M\ntokens", "usd_per_million_tokens", 1),
 )
 
 
@@ -170,10 +169,10 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     compared += tuple(column for column in more if column not in compared)
     for heading, *_ in compared:
         table.add_column(heading, justify="right", no_wrap=True)
-    best = {key: _best([row.get(key) for row in rows], way) for _, key, way, _ in compared}
+    best = {key: _best([row.get(key) for row in rows], better(key)) for _, key, _ in compared}
     for row in rows:
         cells = []
-        for _, key, _, factor in compared:
+        for _, key, factor in compared:
             value = row.get(key)
             cells.append(Text(number(value, factor), "bold" if value is not None and value == best[key] else ""))
         names = [Text(str(row[name] or "-")) for name in varying.values()]

@@ -12,6 +12,7 @@ from rich.table import Table
 from predictors import predict
 from replay.configuration import Settings
 from replay.errors import ConfigError
+from replay.metrics import HIGHER, better
 from replay.run import main as run
 from replay.run import ready
 from replay.study import pictures
@@ -70,9 +71,6 @@ def _read(key: str, text: str) -> Any:
     return found
 
 
-HIGHER = ("slo_attainment", "goodput_per_s", "hit_rate")
-
-
 class Gain(Study):
     """Replays a trace at several loads under several orders with predictions of several qualities."""
 
@@ -103,7 +101,7 @@ class Gain(Study):
 def gains(study: Gain, config: Mapping[str, Any], checked: Settings) -> list[dict[str, Any]]:
     """Return a row for each load, order and tau: the objective, and the gain over the baseline at that load.
 
-    A gain is the share of a time or cost that is saved; of what should be high (HIGHER), the difference.
+    A gain is the share of a time or cost that is saved; of what should be high, the difference.
     """
     from replay.cluster import build_cluster
     from replay.session import keep_trie, replay
@@ -136,9 +134,15 @@ def gains(study: Gain, config: Mapping[str, Any], checked: Settings) -> list[dic
                 rows.append(
                     {"trace": trace.name, "load": load, "order": order, "tau": tau, "objective": objective,
                      "value": found, "baseline": least,
-                     "gain": found - least if objective in HIGHER else 1.0 - found / least if least else None}
+                     "gain": _gain(found, least, objective)}
                 )  # fmt: skip
     return rows
+
+
+def _gain(found: float, least: float, objective: str) -> float | None:
+    if better(objective) == HIGHER:
+        return found - least
+    return 1.0 - found / least if least else None
 
 
 def _number(summary: Mapping[str, Any], objective: str) -> float:

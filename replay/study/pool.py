@@ -1,7 +1,9 @@
 """Replay many things at once on the threads of one process: compiled code runs without Python's lock."""
 
+import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -18,18 +20,24 @@ def cores() -> int:
 
 
 def in_order(
-    function: Callable[[Item], Found], items: Iterable[Item], workers: int | None = None
+    function: Callable[[Item], Found], items: Iterable[Item], workers: int | None = None, ahead: int | None = None
 ) -> Iterator[Found]:
     """Yield function(item) for each item, in the order of the items, computed by several threads.
 
     function : called from threads; an error is raised where its item's turn comes, and what had not begun is dropped
     workers  : threads; None for one a core
+    ahead    : items taken beyond the one whose turn it is, for items that fill the memory; None takes all at once
     """
+    left = iter(items)
     with ThreadPoolExecutor(workers or cores()) as pool:
-        futures: list[Future[Found]] = [pool.submit(function, item) for item in items]
+        futures: deque[Future[Found]] = deque()
         try:
-            for future in futures:
-                yield future.result()
+            for item in itertools.islice(left, ahead):
+                futures.append(pool.submit(function, item))
+            while futures:
+                for item in itertools.islice(left, 1):
+                    futures.append(pool.submit(function, item))
+                yield futures.popleft().result()
         finally:
             for future in futures:
                 future.cancel()

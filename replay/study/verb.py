@@ -12,16 +12,18 @@ from replay.write import check_writable
 
 
 def split(
-    verb: str, arguments: Sequence[str], defaults: Mapping[str, Any], read: Callable[[str, str], Any]
-) -> tuple[dict[str, Any], list[str]]:
+    verb: str, arguments: Sequence[str], defaults: Mapping[str, Any], read: Callable[[str, str], Any],
+    many: bool = False,
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     """Return the values of a verb's own keys, `verb.key=text`, and the other arguments.
 
     defaults : key -> value where it is not given
     read     : (key, text) -> value; raises ConfigError for a text that is none
-    raises   : ConfigError for an unknown key, or -m
+    many     : the verb looks at many runs anyway, so that -m says nothing new
+    raises   : ConfigError for an unknown key, or -m where it looks at one run
     """
     others = [text for text in arguments if not text.startswith(f"{verb}.")]
-    if any(text in MULTIRUN for text in others):
+    if not many and any(text in MULTIRUN for text in others):
         raise ConfigError(f"{verb} looks at one run, but -m asks for many. Leave it out, or use `kvreplay run -m`.")
     values = dict(defaults)
     for text in arguments:

@@ -1,0 +1,162 @@
+"""The search of a study: settings are drawn from its space in batches, judged on threads, and told in order.
+
+A batch is drawn before any of it is judged, and each trial's sampler is seeded by the run's seed and the trial's place,
+so that a study gives the same trials whether or not it was cut short, whatever the threads do.
+"""
+
+import copy
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner, SuccessiveHalvingPruner
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import Trial, TrialState
+
+from replay.errors import KvreplayError
+from replay.study import storage
+from replay.study.pool import in_order
+from replay.study.space import Dimension, Value, get, of_policies, put
+from replay.study.trials import Goals, Judge, Pruned
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed),
+}
+PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    "median": lambda: MedianPruner(n_startup_trials=10),
+    "percentile": lambda: PercentilePruner(25.0, n_startup_trials=10),
+    "halving": lambda: SuccessiveHalvingPruner(),
+    "none": lambda: NopPruner(),
+}
+SUMMARY = "summary"  # attribute of a trial: objectives, constraints
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A setting: its trial, the configuration it makes."""
+
+    trial: Trial
+    config: dict[str, Any] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a setting."""
+
+    state: TrialState
+    values: list[float] | None
+    violations: Mapping[str, float]
+    took_s: float
+    error: str | None = None
+
+
+class Search:
+    """Draws settings and has them judged until a study has as many trials as it wants.
+
+    compose : groups that a trial chose -> the configuration that Hydra makes with them
+    plan    : node `study`, checked
+    """
+
+    def __init__(
+        self, study: optuna.Study, judge: Judge, goals: Goals, compose: Callable[[Mapping[str, Value]], dict[str, Any]],
+        plan: Mapping[str, Any], seed: int
+    ) -> None:  # fmt: skip
+        self.study, self.judge, self.goals, self.compose = study, judge, goals, compose
+        self.plan, self.seed, self.stop = plan, seed, threading.Event()
+        self._shared = storage.shared(plan["storage"])
+
+    def run(self, keys: Sequence[Dimension], workers: int, told: Callable[[], None]) -> None:
+        """Judge trials until there are enough, time is up, or `stop` is set."""
+        ends_s = time.monotonic() + self.plan["timeout_s"] if self.plan["timeout_s"] is not None else np.inf
+        while not self.stop.is_set() and time.monotonic() < ends_s:
+            trials = self.study.get_trials(deepcopy=False)
+            done = storage.counted(trials)
+            under_way = sum(trial.state == TrialState.RUNNING for trial in trials) if self._shared else 0
+            wanted = self.plan["trials"] - done - under_way
+            if wanted <= 0:
+                if self._shared and done < self.plan["trials"]:
+                    time.sleep(0.2)  # others are at the last ones, and may fail
+                    continue
+                return
+            begin = len(trials) if self._shared else done
+            batch = [self.draw(keys, begin + place) for place in range(min(workers - begin % workers, wanted))]
+            for one, judged in zip(batch, in_order(self.judged, batch, workers), strict=True):
+                self._tell(one.trial, judged)
+                told()
+
+    def draw(self, keys: Sequence[Dimension], place: int) -> Drawn:
+        """Draw the setting of the trial at a place of the study."""
+        numbers = np.random.SeedSequence([self.seed, self.plan["worker"], place]).generate_state(1)
+        self.study.sampler = SAMPLERS[self.plan["sampler"]](int(numbers[0]))
+        trial = self.study.ask()
+        trial.set_user_attr(storage.WORKER, storage.me())
+        chosen = {one.key: one.suggest(trial) for one in keys if one.group}
+        try:
+            config = copy.deepcopy(self.compose(chosen))
+            for one in [*(one for one in keys if not one.group), *of_policies(config, self.plan["tunables"], chosen)]:
+                put(config, one.key, one.suggest(trial))
+            self.judge.warm(config)
+        except KvreplayError as error:
+            return Drawn(trial, None, str(error))
+        return Drawn(trial, config)
+
+    def judged(self, one: Drawn) -> Judged:
+        """Judge a setting; called from threads."""
+        started_s = time.perf_counter()
+        if one.config is None:
+            return Judged(TrialState.FAIL, None, {}, 0.0, one.error)
+        report = None
+        if len(self.goals.objectives) == 1 and self.plan["pruner"] != "none":
+            def report(value: float, step: int) -> bool:
+                one.trial.report(value, step)
+                return one.trial.should_prune() or self.stop.is_set()
+        try:
+            summary = self.judge.tuned(one.config, self.goals, report)
+            values, violations = self.goals.values(summary), self.goals.violations(summary)
+        except Pruned:
+            return Judged(TrialState.PRUNED, None, {}, time.perf_counter() - started_s)
+        except KvreplayError as error:
+            return Judged(TrialState.FAIL, None, {}, time.perf_counter() - started_s, str(error))
+        return Judged(TrialState.COMPLETE, values, violations, time.perf_counter() - started_s)
+
+    def _tell(self, trial: Trial, judged: Judged) -> None:
+        if judged.error is not None:
+            trial.set_user_attr(storage.REASON, judged.error)
+        trial.set_user_attr("took_s", judged.took_s)
+        for name, violation in judged.violations.items():
+            trial.set_constraint(name, violation)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.tell(trial, judged.values, judged.state)
+
+
+def defaults(config: Mapping[str, Any], keys: Sequence[Dimension], wanted: Any,
+             groups: Mapping[str, Value]) -> dict[str, Value]:  # fmt: skip
+    """Return the parameters that stand for a configuration as it is, those that lie in the space.
+
+    groups : what the configuration chooses of the groups that are searched
+    """
+    own = [one for one in keys if not one.group]
+    found = {one.name: groups[one.key] for one in keys if one.group and one.holds(groups.get(one.key))}
+    for one in [*own, *of_policies(config, wanted, {one.key: None for one in keys if one.group})]:
+        value = get(config, one.key)
+        if one.holds(value):
+            found[one.name] = value
+    return found
