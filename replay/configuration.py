@@ -134,7 +134,7 @@ def sentence(error: Exception, overrides: Iterable[str]) -> str:
 
 def known_keys(overrides: Iterable[str]) -> list[str]:
     """List every key and group that the chosen configurations have, for suggestions."""
-    groups = [text for text in overrides if re.match(r"[\w/]+=", text) and "," not in text and _is_group(text)]
+    groups = [text for text in overrides if re.match(r"\+?[\w/]+=", text) and "," not in text and _is_group(text)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
@@ -160,7 +160,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 def _is_group(text: str) -> bool:
     key = text.partition("=")[0]
-    return "/" in key or key in NODES
+    return "/" in key or key in NODES or key == "+study"
 
 
 def _emptied_group(text: str) -> str | None:

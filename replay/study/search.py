@@ -38,6 +38,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "cmaes": lambda seed: CmaEsSampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(seed=seed),
 }
+NEEDS = {"gp": "torch", "cmaes": "cmaes"}  # sampler -> package that Optuna asks for
 PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "median": lambda: MedianPruner(n_startup_trials=10),
     "percentile": lambda: PercentilePruner(25.0, n_startup_trials=10),
@@ -96,8 +97,11 @@ class Search:
                     continue
                 return
             begin = len(trials) if self._shared else done
-            batch = [self.draw(keys, begin + place) for place in range(min(workers - begin % workers, wanted))]
-            for one, judged in zip(batch, in_order(self.judged, batch, workers), strict=True):
+            size = min(workers - begin % workers, wanted)
+            drawn = [self.draw(keys, begin + place) for place in range(size)]
+            batch = [one for one in drawn if self._needed(one.trial)]
+            # Told when all are judged: pruners look at what was told, and threads end in any order.
+            for one, judged in zip(batch, list(in_order(self.judged, batch, workers)), strict=True):
                 self._tell(one.trial, judged)
                 told()
 
@@ -116,6 +120,18 @@ class Search:
         except KvreplayError as error:
             return Drawn(trial, None, str(error))
         return Drawn(trial, config)
+
+    def _needed(self, trial: Trial) -> bool:
+        """Whether a study wants a trial: processes that draw the last ones at the same time may draw too many."""
+        if not self._shared:
+            return True
+        before = [one for one in self.study.get_trials(deepcopy=False) if one.number < trial.number]
+        rank = sum(one.state != TrialState.FAIL or storage.REASON in one.user_attrs for one in before)
+        if rank < self.plan["trials"]:
+            return True
+        trial.set_user_attr(storage.STALE, True)
+        self.study.tell(trial, state=TrialState.FAIL)
+        return False
 
     def judged(self, one: Drawn) -> Judged:
         """Judge a setting; called from threads."""

@@ -64,6 +64,8 @@ def of_keys(space: Any) -> list[Dimension]:
 
     raises : ConfigError for what is no range {low, high, log} and no list of values
     """
+    if space is None:
+        return []
     if not isinstance(space, Mapping):
         raise ConfigError(f"study.space must map keys to ranges or lists of values, but is {space!r}.")
     return [_of_key(str(key), spec) for key, spec in space.items()]

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from replay.errors import ConfigError
 
 WORKER, STALE, REASON, DONE = "worker", "stale", "reason", (TrialState.COMPLETE, TrialState.PRUNED)
 JOURNAL = "study.journal"
+PATIENCE = 6
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -28,11 +30,23 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     try:
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return _database(url)
     except Exception as error:  # SQLAlchemy's, the driver's, or Python's for a driver that is not there
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"study.storage must be a database that can be reached, but {_shown(url)} cannot: {reason}. "
                           f"PostgreSQL needs a driver: pip install 'kvreplay[postgresql]'.") from error  # fmt: skip
+
+
+def _database(url: str) -> RDBStorage:
+    """Open a database; another process may be making the same tables, so that one has to look again."""
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for _ in range(PATIENCE):
+        try:
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except (IntegrityError, ProgrammingError):
+            time.sleep(0.5)
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def _shown(url: str) -> str:

@@ -60,7 +60,7 @@ def goals(node: Mapping[str, Any]) -> Goals:
 
     raises : ConfigError
     """
-    names, directions, limits = node["objectives"], node["directions"], node["constraints"]
+    names, directions, limits = node["objectives"], node["directions"], node["constraints"] or {}
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"study.objectives must list numbers of summary.json, but is {names!r}.")

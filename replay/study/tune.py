@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from replay.study import storage
 from replay.study.composed import compose_all
 from replay.study.pool import Once, cores
 from replay.study.progress import steps
-from replay.study.search import PRUNERS, SAMPLERS, Search, defaults
+from replay.study.search import NEEDS, PRUNERS, SAMPLERS, Search, defaults
 from replay.study.space import Dimension, Value, of_keys, of_policies
 from replay.study.trials import Goals, Judge, goals
 from replay.study.tuned import finish
@@ -149,6 +150,10 @@ def planned(node: Any) -> dict[str, Any]:
         plan[key] = count(node[key], f"study.{key}", least)
     plan["workers"] = None if node["workers"] is None else count(node["workers"], "study.workers")
     choice(node["sampler"], SAMPLERS, "study.sampler")
+    package = NEEDS.get(node["sampler"])
+    if package is not None and find_spec(package) is None:
+        raise ConfigError(f"study.sampler={node['sampler']} needs the package {package}, which is not installed. "
+                          f"Install it with pip, or choose tpe.")  # fmt: skip
     choice(node["pruner"], PRUNERS, "study.pruner")
     plan["train"] = number(node["train"], "study.train", above=0.0, most=0.99)
     windows = node["windows"]

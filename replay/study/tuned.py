@@ -95,7 +95,8 @@ def table_of(trials: Sequence[FrozenTrial], goals: Goals) -> pl.DataFrame:
     """Return a row a trial: number, state, param.*, objective.*, constraint.*, took_s, reason."""
     rows = []
     for trial in trials:
-        values = trial.values or [None] * len(goals.objectives)
+        done = trial.state == TrialState.COMPLETE  # Optuna gives a pruned trial the value of the part that it saw
+        values = trial.values if done and trial.values else [None] * len(goals.objectives)
         rows.append({
             "number": trial.number, "state": trial.state.name.lower(),
             **{f"objective.{name}": value for name, value in zip(goals.objectives, values, strict=True)},
