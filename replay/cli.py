@@ -53,6 +53,12 @@ def _tune(arguments: Sequence[str]) -> int:
     return tune(arguments)
 
 
+def _capacity(arguments: Sequence[str]) -> int:
+    from replay.study.capacities import main as capacity
+
+    return capacity(arguments)
+
+
 def _predict(arguments: Sequence[str]) -> int:
     from replay.study.predict import main as predict
 
@@ -72,6 +78,7 @@ VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "regret": ("what routing decisions cost, by hindsight: kvreplay regret [regret.sample=300] [as run]", _regret),
     "bounds": ("a run beside the same with one cause of delay taken away: kvreplay bounds [as run]", _bounds),
     "place": ("search prefill and decode instances for a trace: kvreplay place [place.target=0.9] [as run]", _place),
+    "capacity": ("the highest rate that keeps targets: kvreplay capacity [capacity.target=0.9] [as run -m]", _capacity),
     "tune": ("search tunables and other keys for the best: kvreplay tune [study.trials=100] [as run]", _tune),
     "predict": ("train and judge length predictors: kvreplay predict train|evaluate|gain [as run]", _predict),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),

@@ -126,8 +126,10 @@ class Search:
             except ConfigError:
                 continue
             for phase, where in alone.items():
-                found.append(Size(phase, tp, capacity(lambda scale, p=phase, c=where: self.kept(p, c, scale),  # type: ignore[misc]
-                                                      target, tolerance)))  # fmt: skip
+                def keeps(scale: float, phase: str = phase, where: "Cluster" = where) -> bool:
+                    return self.kept(phase, where, scale) >= target
+
+                found.append(Size(phase, tp, capacity(keeps, tolerance)))
         if not found:
             raise ConfigError(f"the model fits on no instance of place.tp={','.join(map(str, degrees))} GPUs.")
         return found

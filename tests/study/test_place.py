@@ -16,17 +16,17 @@ from tests.refusals import refused
 def test_capacity_finds_the_edge(edge: float) -> None:
     asked: list[float] = []
 
-    def attained(scale: float) -> float:
+    def keeps(scale: float) -> bool:
         asked.append(scale)
-        return 1.0 if scale <= edge else 0.5
+        return scale <= edge
 
-    found = capacity(attained, 0.9, tolerance=0.01)
+    found = capacity(keeps, tolerance=0.01)
     assert edge / 1.01 <= found <= edge and len(asked) == len(set(asked)) < 40
 
 
 def test_capacity_says_what_has_no_edge() -> None:
-    assert capacity(lambda scale: 1.0, 0.9) == MOST_SCALE
-    assert capacity(lambda scale: 0.0, 0.9) == 0.0 and LEAST_SCALE > 0
+    assert capacity(lambda scale: True) == MOST_SCALE
+    assert capacity(lambda scale: False) == 0.0 and LEAST_SCALE > 0
 
 
 def test_neighbours_differ_by_one_instance() -> None:
