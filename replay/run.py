@@ -154,6 +154,7 @@ class Runner:
         """Open the session of a resolved configuration, its trace loaded once; or of another trace under it."""
         from predictors import predict
         from replay.cluster import build_cluster
+        from replay.prices import build_prices
         from replay.session import Session
         from replay.slo import build_slo
 
@@ -166,7 +167,7 @@ class Runner:
         _announce(cluster)
         return Session(
             trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
-            gaps=checked.gaps, predictions=predictions,
+            gaps=checked.gaps, predictions=predictions, prices=build_prices(config.get("prices")),
         )
 
     def trie(self, trace: "Trace") -> "Trie":
