@@ -64,7 +64,7 @@ def _pairs(requests: pl.DataFrame, count: int) -> np.ndarray:
 
     A prompt that was computed twice, after a preemption, counts once.
     """
-    prompt, hit = (pl.col(name).cast(pl.Float64) for name in ("prompt_tokens", "hit_tokens"))
-    ran = requests.lazy().filter(SCHEDULED & pl.col("prefill_instance").is_not_null())
-    found = ran.select("prefill_instance", pairs=prompt * prompt - hit * hit).collect()
-    return np.bincount(found["prefill_instance"].to_numpy(), found["pairs"].to_numpy(), minlength=count)[:count]
+    named = requests.select("prompt_tokens", "hit_tokens", "prefill_instance", "scheduled_ps")
+    ran = named.filter(SCHEDULED & pl.col("prefill_instance").is_not_null())
+    prompt, hit = (ran[name].to_numpy().astype(np.float64) for name in ("prompt_tokens", "hit_tokens"))
+    return np.bincount(ran["prefill_instance"].to_numpy(), prompt * prompt - hit * hit, minlength=count)[:count]

@@ -24,21 +24,23 @@ OF_A_SPAN = ("cost_usd", "input_cost_usd", "output_cost_usd", "usd_per_million_t
 Tally = Mapping[str, int]  # names of `TALLIED` -> tokens or requests
 
 
-def _tokens(column: str, where: pl.Expr) -> pl.Expr:
-    return pl.col(column).cast(pl.Int64).filter(where).sum()
+def _tokens(column: str, where: pl.Expr | None = None) -> pl.Expr:
+    tokens = pl.col(column).cast(pl.Int64)
+    return tokens if where is None else tokens * where
 
 
 _MET = pl.col("slo_met") & ARRIVED
+# What a request counts for, summed over those of a tier.
 TALLIED: dict[str, pl.Expr] = {
-    "requests": pl.len().cast(pl.Int64),
-    "computed_tokens": _tokens("prompt_tokens", SCHEDULED) - _tokens("hit_tokens", SCHEDULED),
-    "generated_tokens": _tokens("generated_tokens", pl.lit(True)),
+    "requests": pl.lit(1, pl.Int64),
+    "computed_tokens": (_tokens("prompt_tokens") - pl.col("hit_tokens")) * SCHEDULED,
+    "generated_tokens": _tokens("generated_tokens"),
     "finished_input_tokens": _tokens("prompt_tokens", FINISHED),
     "finished_output_tokens": _tokens("generated_tokens", FINISHED),
     "sold_input_tokens": _tokens("prompt_tokens", _MET),
     "sold_cached_tokens": _tokens("hit_tokens", _MET),
     "sold_output_tokens": _tokens("generated_tokens", _MET),
-    "missed": (pl.col("slo_met").not_() & ARRIVED).sum().cast(pl.Int64),
+    "missed": (ARRIVED & pl.col("slo_met").not_()).cast(pl.Int64),
 }
 
 
@@ -83,7 +85,7 @@ def tally(requests: pl.DataFrame) -> dict[str, Tally]:
     returns  : tier -> names of `TALLIED`; tokens computed and generated count for every request that ran, sold ones
                for requests that met their targets
     """
-    rows = requests.lazy().group_by("tier").agg(**TALLIED).collect().to_dicts()
+    rows = requests.select("tier", **TALLIED).group_by("tier").sum().to_dicts()
     return {row.pop("tier"): row for row in rows}
 
 

@@ -24,7 +24,7 @@ from replay.comparison import Comparison
 from replay.configuration import Settings, offer_policies, sentence, settings
 from replay.errors import ConfigError, KvreplayError
 from replay.hardware.conf import conf_folder
-from replay.table import by_tier, fabric, hierarchy, predicted, show, totals
+from replay.table import by_tier, fabric, hierarchy, money, predicted, show, totals
 from replay.write import check_writable
 
 if TYPE_CHECKING:
@@ -278,8 +278,8 @@ def _result(session: "Session", config: dict[str, Any]) -> "Result":
 
 
 def _report(result: "Result", folder: Path, interrupted: bool) -> None:
-    parts = [by_tier(result.summary), *hierarchy(result.summary), *fabric(result.summary), *predicted(result.summary)]
-    show(*parts, "", totals(result.summary), f"results in {folder}")
+    extra = [line for part in (hierarchy, fabric, predicted, money) for line in part(result.summary)]
+    show(by_tier(result.summary), *extra, "", totals(result.summary), f"results in {folder}")
     if interrupted:
         show("interrupted: what was replayed is kept, the rest is marked unfinished", stderr=True)
     elif waiting := result.summary["unfinished"]:
