@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from replay.engine.schema import BINS_PER_OCTAVE
 from replay.slo import Slo
-
-if TYPE_CHECKING:
-    from replay.cluster import Cluster
 
 PS_PER_S = 1e12
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
@@ -45,7 +42,7 @@ LOWER, HIGHER = -1, 1
 WANTED = (
     "hit_rate", "hit_rate_hbm", "hit_rate_dram", "hit_rate_disk", "slo_attainment", "weighted_attainment",
     "goodput_per_s", "output_tokens_per_s", "requests_per_s", "finished", "hidden_share", "handoff_hidden_share",
-    "loads_used", "revenue_usd", "prediction_tau", "bisection_gb_per_s",
+    "loads_used", "revenue_usd", "margin_usd", "margin", "margin_of_cost", "prediction_tau", "bisection_gb_per_s",
 )  # fmt: skip
 
 
@@ -122,36 +119,6 @@ def prefill_work(instances: np.ndarray) -> dict[str, Value]:
     """
     return {"prefill_tokens": int(instances["prefill_done_tokens"].sum()),
             "prefill_busy_s": float(instances["busy_ps"].astype(np.float64).sum() / PS_PER_S)}  # fmt: skip
-
-
-def cost(cluster: "Cluster", requests: pl.DataFrame) -> dict[str, Value]:
-    """Return what a cluster costs: USD an hour, instances and fabric, and USD for a million output tokens.
-
-    None where no price is known, or nothing was finished
-    """
-    usd_per_hour = sum(instance.profile.price_per_hour for instance in cluster.instances)
-    usd_per_hour += cluster.fabric.price_per_hour if cluster.fabric else 0.0
-    span_s, tokens = requests.select(SPAN_S, _total("generated_tokens", FINISHED).alias("tokens")).row(0)
-    known = usd_per_hour > 0 and span_s and tokens
-    return {"usd_per_hour": usd_per_hour or None,
-            "usd_per_million_tokens": usd_per_hour * span_s / 3600.0 / tokens * 1e6 if known else None}  # fmt: skip
-
-
-def revenue(slo: Slo, requests: pl.DataFrame) -> dict[str, Value]:
-    """Return what the requests of a run earned by the prices and penalties of their tiers; nothing where none is set.
-
-    revenue_usd : price_usd for a million output tokens of requests that met their targets, less penalty_usd for each
-                  other one that arrived
-    """
-    if not any(tier.price_usd or tier.penalty_usd for tier in slo.tiers):
-        return {}
-    prices = {tier.name: tier.price_usd for tier in slo.tiers}
-    penalties = {tier.name: tier.penalty_usd for tier in slo.tiers}
-    price = pl.col("tier").replace_strict(prices, default=0.0, return_dtype=pl.Float64)
-    penalty = pl.col("tier").replace_strict(penalties, default=0.0, return_dtype=pl.Float64)
-    earned = (price * pl.col("generated_tokens") / 1e6).filter(pl.col("slo_met") & ARRIVED).sum()
-    lost = penalty.filter(pl.col("slo_met").not_() & ARRIVED).sum()
-    return {"revenue_usd": requests.select(earned - lost).item()}
 
 
 def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:

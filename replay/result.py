@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from replay import events, metrics, network, tiers
+from replay import cost, events, metrics, network, tiers
 from replay.engine.schema import FINISHED, NONE, PENDING, STATUSES, UNFINISHED
 from replay.errors import ConfigError
 from replay.write import together
@@ -68,19 +68,19 @@ class Result:
         columns = _columns(session)
         code = digest(columns)
         requests = _frame(session, columns)
+        money, money_by_tier = cost.numbers(session, requests)
         totals: dict[str, metrics.Value] = {
             "events": int(session.state.cluster["events"][0]),
             "kernel_s": float(session.kernel_s),
             "digest": code,
             **metrics.prefill_work(session.state.instances[: len(session.state.prefill_views)]),
-            **metrics.cost(session.cluster, requests),
-            **metrics.revenue(session.slo, requests),
+            **money,
             **tiers.numbers(session, requests),
             **network.numbers(session, requests),
             **_predicted(session),
             **_migrated(session),
         }
-        numbers = metrics.summary(requests, session.state.histogram, session.slo, totals)
+        numbers = metrics.summary(requests, session.state.histogram, session.slo, totals) | money_by_tier
         log = events.to_table(session.log) if getattr(session, "events", False) else None
         config = dict(config) if config is not None else None
         return cls(requests, numbers, code, config, log, tiers.tables(session) | network.tables(session))

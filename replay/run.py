@@ -23,7 +23,7 @@ from replay.configuration import Settings, offer_policies, sentence, settings
 from replay.driving import announce, drive, ready
 from replay.errors import ConfigError, KvreplayError
 from replay.hardware.conf import conf_folder
-from replay.table import by_tier, fabric, hierarchy, predicted, show, totals
+from replay.table import by_tier, fabric, hierarchy, money, predicted, show, totals
 from replay.write import check_writable
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ class Runner:
         """Open the session of a resolved configuration, its trace loaded once; or of another trace under it."""
         from predictors import predict
         from replay.cluster import build_cluster
+        from replay.prices import build_prices
         from replay.session import Session
         from replay.slo import build_slo
 
@@ -190,7 +191,7 @@ class Runner:
         announce(cluster)
         return Session(
             trace, cluster, checked.policies, slo=slo, seed=checked.seed, leap=checked.leap, events=checked.events,
-            gaps=checked.gaps, predictions=predictions,
+            gaps=checked.gaps, predictions=predictions, prices=build_prices(config.get("prices")),
         )
 
     def trie(self, trace: "Trace") -> "Trie":
@@ -223,8 +224,8 @@ def _result(session: "Session", config: dict[str, Any]) -> "Result":
 
 
 def _report(result: "Result", folder: Path, interrupted: bool) -> None:
-    parts = [by_tier(result.summary), *hierarchy(result.summary), *fabric(result.summary), *predicted(result.summary)]
-    show(*parts, "", totals(result.summary), f"results in {folder}")
+    extra = [line for part in (hierarchy, fabric, predicted, money) for line in part(result.summary)]
+    show(by_tier(result.summary), *extra, "", totals(result.summary), f"results in {folder}")
     if interrupted:
         show("interrupted: what was replayed is kept, the rest is marked unfinished", stderr=True)
     elif waiting := result.summary["unfinished"]:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predictors import given
+from replay.energy import refuse_unknown_power
 from replay.engine import adapters, compile, load, schema
 from replay.engine.wires import make_room
 from replay.errors import ConfigError, EngineError, PolicyError
 from replay.hardware import refuse_overflow
 from replay.policy import SLOTS, Chosen, choose
+from replay.prices import Prices, build_prices
 from replay.slo import Slo, build_slo
 from traces.trie import compress, isolated
 
@@ -35,7 +37,7 @@ def replay(
     trace    : Trace
     cluster  : Cluster, or the name of a preset of conf/cluster
     policies : slot -> name, {"name": ..., tunable: value} or Chosen; the rest by DEFAULTS
-    options  : slo, seed, leap, events, gaps, predictions, as in `Session`
+    options  : slo, seed, leap, events, gaps, predictions, prices, as in `Session`
     returns  : Result
     raises   : ConfigError, PolicyError, TraceError; EngineError if a law of the model is broken
     """
@@ -54,17 +56,21 @@ class Session:
     def __init__(self, trace: "Trace", cluster: "Cluster | str", policies: Mapping[str, Any] | None = None, *,
                  slo: "Slo | Mapping[str, Any] | str | None" = None, seed: int = 0, leap: bool = True,
                  events: bool = False, gaps: bool = False,
-                 predictions: "Predictions | np.ndarray | None" = None) -> None:
+                 predictions: "Predictions | np.ndarray | None" = None,
+                 prices: "Prices | Mapping[str, Any] | str | None" = None) -> None:
         """Prepare a replay; arguments as `replay`.
 
         slo         : Slo, a node of conf/slo, a name, or None for gold_silver_bronze
         leap        : False steps every iteration; the results are the same bytes
         gaps        : keep every gap between tokens, 8 bytes each, for itl_top10_s
         predictions : Predictions, or expected output tokens alone, int (requests,), -1 unknown
+        prices      : Prices, a node of conf/prices, a name, or None for default; no policy sees them
         """
         self.trace, self.cluster = trace, _cluster(cluster, trace)
         _refuse_overflow(self.cluster, trace)
         self.slo = slo if isinstance(slo, Slo) else build_slo(slo)
+        self.prices = build_prices(prices)
+        refuse_unknown_power(self.cluster, self.prices)
         self.policies = _chosen(policies or {})
         self.log: list[np.ndarray] = []
         self.events, self.kernel_s, self.done = events, 0.0, False

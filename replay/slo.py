@@ -17,7 +17,7 @@ from traces.schema import Trace
 # a target -> the column of `requests` that must not exceed it; itl_s bounds the longest gap of the request
 TARGETS = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "itl_s": "max_itl_s", "e2e_s": "e2e_s"}
 KEYS = ("tiers", "default", "unlisted", "tenants")
-MONEY = ("price_usd", "penalty_usd")
+MONEY = ("price_usd", "penalty_usd", "input_price_usd", "cached_price_usd")
 UNLISTED = ("refuse", "default")
 
 
@@ -33,6 +33,8 @@ class Tier:
     weight: float = 1.0
     price_usd: float = 0.0  # for a million output tokens of a request that met its targets
     penalty_usd: float = 0.0  # for a request that missed them
+    input_price_usd: float = 0.0  # for a million prompt tokens of a request that met them
+    cached_price_usd: float | None = None  # of these, for those found cached; None: the same
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ COLUMNS = (
     ("SLO\nmet", "slo_attainment", 1),
     ("goodput\n/s", "goodput_per_s", 1),
 )
+# the same where a tier has a price or a penalty
+SOLD = (("revenue\n$", "revenue_usd", 1), ("margin\n$", "margin_usd", 1))
+LEAST_PART = 0.001  # of the cost: parts below it are not shown
+PARTS = {"gpu": "GPUs", "cpu": "CPU", "dram": "DRAM", "ssd": "SSD", "network": "network", "electricity": "electricity"}
 # heading, key of the summary, factor of the unit shown
 COMPARED = (
     ("TTFT s\np50", "ttft_s_p50", 1),
@@ -84,11 +88,12 @@ def by_tier(summary: Mapping[str, Value]) -> Table:
     table = _table()
     table.add_column("tier", no_wrap=True)
     table.add_column("requests", justify="right", no_wrap=True)
-    for heading, _, _ in COLUMNS:
+    columns = COLUMNS + (SOLD if "revenue_usd" in summary else ())
+    for heading, _, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     tiers = [key.removesuffix(".requests") for key in summary if key.endswith(".requests")]
     for label, prefix in [("all", ""), *((tier, f"{tier}.") for tier in tiers if len(tiers) > 1)]:
-        cells = [number(summary[prefix + key], factor) for _, key, factor in COLUMNS]
+        cells = [number(summary.get(prefix + key), factor) for _, key, factor in columns]
         table.add_row(label, f"{summary[prefix + 'requests']:,}", *cells)
     return table
 
@@ -115,6 +120,28 @@ def hierarchy(summary: Mapping[str, Value]) -> list[RenderableType]:
         mean, most = (number(summary[f"lookup_s_{name}"], 1e6) for name in ("mean", "p99"))
         parts.append(f"lookups {mean} us, p99 {most} us")
     return ["", *lines, *([", ".join(parts + amplified)] if parts else [])]
+
+
+def money(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what a run cost and earned, where something has a price, and what energy it took, where power is known."""
+    lines = [""]
+    if summary.get("cost_usd") is not None:
+        hourly = float(summary["usd_per_hour"] or 0.0)
+        paid = [f"{label} {number(rate)}" for part, label in PARTS.items()
+                if (rate := float(summary[f"usd_per_hour_{part}"] or 0.0)) >= LEAST_PART * hourly]  # fmt: skip
+        of = f": {', '.join(paid)}" if len(paid) > 1 else ""
+        tokens = [f"${number(summary[f'usd_per_million_{kind}_tokens'])} for 1M {kind} tokens"
+                  for kind in ("input", "output") if summary[f"usd_per_million_{kind}_tokens"] is not None]  # fmt: skip
+        lines.append(", ".join([f"cost ${number(summary['cost_usd'])} (${number(hourly)} an hour{of})", *tokens]))
+    left = []
+    if summary.get("margin_usd") is not None:
+        usd, share = float(summary["margin_usd"] or 0.0), number(summary["margin_of_cost"], 100)
+        left.append(f"margin {'-' if usd < 0 else ''}${number(abs(usd))}, {share} % of cost")
+    if summary.get("joules_per_output_token") is not None:
+        left.append(f"{number(summary['energy_kwh'])} kWh, {number(summary['joules_per_output_token'])} J for an "
+                    f"output token")  # fmt: skip
+    lines += ["; ".join(left)] if left else []
+    return list(lines) if len(lines) > 1 else []
 
 
 def predicted(summary: Mapping[str, Value]) -> list[RenderableType]:

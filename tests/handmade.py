@@ -7,6 +7,7 @@ import numpy as np
 
 from replay.engine.request_schema import REQUEST
 from replay.engine.schema import BINS, CLUSTER, GONE, INSTANCE, JOB, PENDING, STATUSES, VIEW
+from replay.prices import Prices
 from replay.slo import Slo, build_slo
 from traces.schema import Trace, build
 
@@ -69,7 +70,7 @@ def session(rows: list[dict[str, Any]], gaps_s: dict[str, list[float]] | None = 
     state = SimpleNamespace(requests=requests, jobs=jobs, histogram=histogram, cluster=cluster, instances=instances,
                             prefill_views=views[:1])  # fmt: skip
     alone = SimpleNamespace(kv=None, fabric=None, instances=())
-    return SimpleNamespace(state=state, slo=slo, trace=trace_of(rows), cluster=alone, kernel_s=0.5,
+    return SimpleNamespace(state=state, slo=slo, trace=trace_of(rows), cluster=alone, kernel_s=0.5, prices=Prices(),
                            events=False, log=[], **more)  # fmt: skip
 
 
@@ -96,7 +97,8 @@ class FakeSession:
 
     slices = 3
 
-    def __init__(self, trace: Trace, cluster: Any, policies: Any, *, slo: Slo, seed: int, **switches: bool):
+    def __init__(self, trace: Trace, cluster: Any, policies: Any, *, slo: Slo, seed: int, prices: Prices,
+                 **switches: bool):
         rows = [request(float(arrival_s)) for arrival_s in trace.column("arrival_s")]
         tiers = [slo.names[code] for code in slo.codes(trace)]
         for row, tier, prompt, output in zip(
@@ -105,8 +107,9 @@ class FakeSession:
             row |= {"tier": tier, "prompt_tokens": int(prompt), "output_tokens": int(output)}
         self._whole = session(rows, slo=slo)
         self.trace, self.slo, self.kernel_s, self.events, self.log = trace, slo, 0.5, switches["events"], []
-        self.cluster = cluster
+        self.cluster, self.prices = cluster, prices
         self.state, self.policies, self.seed = self._whole.state, policies, seed
+        self.state.instances = np.resize(self.state.instances, max(2, len(cluster.instances)))
         self._advanced = 0
 
     def advance(self, max_events: int) -> bool:

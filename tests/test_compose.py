@@ -20,7 +20,7 @@ from replay.session import Session
 from replay.slo import build_slo
 from traces.synthetic import from_config
 
-GROUPS = ("cluster", "fabric", "hardware", "kv", "model", "predictor", "slo", "trace")
+GROUPS = ("cluster", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "trace")
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from replay.engine.schema import BINS
 from replay.errors import ConfigError
 from replay.hardware.conf import names
-from replay.metrics import METRICS, gap_quantile_s, revenue
+from replay.metrics import METRICS, gap_quantile_s
 from replay.result import Result
 from replay.slo import build_slo
 from tests.handmade import SLO, bin_of, request, session, trace_of, waiting
@@ -180,19 +180,3 @@ def test_bad_objectives_are_refused_with_a_sentence(spec, words):
 def test_met_never_gives_null():
     frame = Result.from_session(session([request(0.0), waiting(None), waiting(0.0, "failed")])).requests
     assert frame["slo_met"].to_list() == [True, False, False] and frame["slo_met"].dtype == pl.Boolean
-
-
-def test_revenue_pays_for_what_was_met_and_fines_the_rest() -> None:
-    """Two gold requests of 500,000 tokens at $3 a million, one late; a bronze one rejected, one that never arrived."""
-    slo = build_slo({"gold": {"ttft_s": 1.0, "price_usd": 3.0, "penalty_usd": 0.25}, "bronze": {"penalty_usd": 0.5}})
-    rows = pl.DataFrame({
-        "tier": ["gold", "gold", "bronze", "bronze"], "generated_tokens": [500_000, 500_000, 0, 0],
-        "slo_met": [True, False, False, False], "status": ["finished", "finished", "rejected", "unfinished"],
-        "arrival_ps": [0, 0, None, None],
-    })  # fmt: skip
-    assert revenue(slo, rows) == {"revenue_usd": pytest.approx(1.5 - 0.25 - 0.5)}
-    assert revenue(build_slo({"gold": {}}), rows) == {}
-    with pytest.raises(ConfigError, match="slo.tiers.gold.price_usd must be finite, at least 0, but is -1"):
-        build_slo({"gold": {"price_usd": -1}})
-    with pytest.raises(ConfigError, match="slo.tenants.a must be finite, above 0, but is 0"):
-        build_slo({"tiers": {"gold": {}}, "tenants": {"a": 0}})

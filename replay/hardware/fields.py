@@ -8,6 +8,7 @@ from typing import Any
 from replay.errors import ConfigError
 
 LARGEST_INT32 = 2**31 - 1
+POWER = ("idle_w", "busy_w")
 
 
 def keys(node: Mapping[str, Any], required: Iterable[str], optional: Iterable[str], place: str) -> None:
@@ -62,3 +63,16 @@ def choice(value: Any, allowed: Iterable[Any], place: str, remedy: str = "") -> 
         words = ", ".join("null" if one is None else str(one).lower() for one in allowed)
         raise ConfigError(f"{place} must be one of {words}, but is {value!r}.{remedy and ' ' + remedy}")
     return value
+
+
+def watts(node: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return idle_w and busy_w of a `hardware` node, None where unknown.
+
+    raises : ConfigError for a power that is no number, or a GPU that takes more at rest than at work
+    """
+    power = {key: None if node.get(key) is None else number(node[key], f"hardware.{key}", most=1e6) for key in POWER}
+    idle_w, busy_w = power["idle_w"], power["busy_w"]
+    if idle_w is not None and busy_w is not None and idle_w > busy_w:
+        raise ConfigError(f"hardware.idle_w must be at most hardware.busy_w, but they are {idle_w:g} and {busy_w:g} W. "
+                          f"Set one of them, or null where it is unknown.")
+    return power

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from replay.errors import ConfigError
-from replay.hardware.fields import count, keys, number
+from replay.hardware.fields import POWER, count, keys, number, watts
 from replay.hardware.profile import Profile, table
 from replay.hardware.units import fs, ps
 
 COEFFICIENTS = ("iteration_s", "prefill_token_s", "prefill_token_sq_s", "decode_request_s", "kv_token_s")
 KEYS = (*COEFFICIENTS, "kv_token_bytes", "kv_capacity_tokens", "nic_bytes_per_s", "nic_latency_s")
-OPTIONAL = ("kind", "name", "gpus", "price_per_gpu_hour", "layers", "provenance")
+OPTIONAL = ("kind", "name", "gpus", "price_per_gpu_hour", *POWER, "layers", "provenance")
 
 
 def linear(node: Mapping[str, Any]) -> Profile:
@@ -40,6 +40,7 @@ def linear(node: Mapping[str, Any]) -> Profile:
         nic_latency_s=number(node["nic_latency_s"], "hardware.nic_latency_s"),
         interpolation_error=0.0,
         provenance=str(node.get("provenance", "plain coefficients")),
+        **watts(node),
     )
 
 

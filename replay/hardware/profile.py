@@ -28,6 +28,7 @@ class Profile:
     token_table, kv_table : SEGMENT rows (num_segments,) read only; at x the value is base_ps + slope_ps (x - start)
     kv_capacity_tokens    : None when memory sets no limit
     price_per_hour        : USD for the whole instance, 0 when unknown
+    idle_w, busy_w        : power of each GPU at rest and while an iteration runs, None when unknown
     interpolation_error   : largest relative error of the tables against the formula they were made from
     raises                : ConfigError when a table is malformed, a cost is negative, or an iteration could be free
     """
@@ -46,6 +47,8 @@ class Profile:
     nic_latency_s: float
     interpolation_error: float
     provenance: str
+    idle_w: float | None = None
+    busy_w: float | None = None
 
     def __post_init__(self) -> None:
         _check_table(self.token_table, f"token_table of profile '{self.name}'")

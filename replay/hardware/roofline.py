@@ -12,7 +12,7 @@ import numpy as np
 
 from replay.errors import ConfigError
 from replay.hardware.compile import compile_table
-from replay.hardware.fields import count, keys, number
+from replay.hardware.fields import POWER, count, keys, number, watts
 from replay.hardware.model import BYTES, Model, model_of
 from replay.hardware.profile import Profile, table
 from replay.hardware.units import fs, ps
@@ -91,6 +91,7 @@ def roofline(node: Mapping[str, Any], model_node: Mapping[str, Any]) -> Profile:
         nic_latency_s=gpu.nic_latency_s,
         interpolation_error=error,
         provenance=f"roofline; {node.get('provenance', gpu.name)}; {model_node.get('provenance', model.name)}",
+        **watts(node),
     )
 
 
@@ -100,7 +101,7 @@ def gpu_of(node: Mapping[str, Any]) -> Gpu:
     returns : Gpu, with tp 1 where the node leaves it null
     raises  : ConfigError for an unknown or missing key, or a number outside its range
     """
-    keys(node, (*AMOUNTS, *TIMES, *COUNTS, *OTHERS), ("kind", "name", "provenance"), "hardware")
+    keys(node, (*AMOUNTS, *TIMES, *COUNTS, *OTHERS), ("kind", "name", "provenance", *POWER), "hardware")
     _mapping(node, "flops_per_s")
     _mapping(node, "efficiency")
     keys(node["efficiency"], EFFICIENCIES, (), "hardware.efficiency")
