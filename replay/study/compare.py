@@ -150,8 +150,9 @@ class Compare:
         found, changes = means(table, plan), differences(table, plan)
         bad = worst(pl.concat(self.parts), plan.confidence)
         self._save({"replicates": table, "differences": changes, "worst": bad}, flat(found, changes, plan))
-        without = found.filter(pl.col("note").is_not_null()).select("metric", "configuration", "note")
-        told = [f"* {metric} of {label}: {note}, so that no interval is given" for metric, label, note in without.rows()]
+        without = found.filter(pl.col("note").is_not_null()).iter_rows(named=True)
+        told = [f"* {row['metric']} of {row['configuration']}: {row['note']}, so that no interval is given"
+                for row in without]  # fmt: skip
         notes = [self.replicates.told(), *self.replicates.cautions(), *cautions(self.replicates.count)]
         show(means_table(found, plan), *told, "", differences_table(changes, plan), "", worst_table(bad, plan.labels),
              "", *notes, f"results in {self.folder}")  # fmt: skip
