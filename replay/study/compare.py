@@ -15,10 +15,9 @@ from replay.configuration import near
 from replay.driving import EVENTS_A_SLICE, first_interrupt, ready
 from replay.errors import ConfigError, KvreplayError
 from replay.run import INTERRUPTED, Runner
-from replay.study import differences as statistics_of
 from replay.study.compare_tables import differences_table, means_table, worst_table
 from replay.study.composed import Composed, compose_all, labels
-from replay.study.differences import Plan
+from replay.study.differences import Plan, cautions, counted_by, differences, flat, frame, means
 from replay.study.pool import cores, in_order
 from replay.study.progress import steps
 from replay.study.replicates import WAYS, Replicates
@@ -148,25 +147,27 @@ class Compare:
 
     def finish(self) -> None:
         """Compute the statistics, write the files together and show the tables."""
-        table = statistics_of.frame(self.rows, self.plan)
-        found, changes = statistics_of.means(table, self.plan), statistics_of.differences(table, self.plan)
-        bad = worst(pl.concat(self.parts), self.plan.confidence)
+        table, plan = frame(self.rows, self.plan), self.plan
+        found, changes = means(table, plan), differences(table, plan)
+        bad = worst(pl.concat(self.parts), plan.confidence)
+        self._save({"replicates": table, "differences": changes, "worst": bad}, flat(found, changes, plan))
+        without = found.filter(pl.col("note").is_not_null()).iter_rows(named=True)
+        told = [f"* {row['metric']} of {row['configuration']}: {row['note']}, so that no interval is given"
+                for row in without]  # fmt: skip
+        notes = [self.replicates.told(), *self.replicates.cautions(), *cautions(self.replicates.count)]
+        show(means_table(found, plan), *told, "", differences_table(changes, plan), "", worst_table(bad, plan.labels),
+             "", *notes, f"results in {self.folder}")  # fmt: skip
+
+    def _save(self, tables: Mapping[str, pl.DataFrame], numbers: Mapping[str, Any]) -> None:
         configurations = {label: {**one.config, "out_dir": str(self.folder)}
                           for label, one in zip(self.plan.labels, self.found, strict=True)}  # fmt: skip
         with together(self.folder) as place:
-            for name, frame in {"replicates": table, "differences": changes, "worst": bad}.items():
+            for name, table in tables.items():
                 with open(place(f"{name}.parquet"), "wb") as file:
-                    frame.write_parquet(file)
-                place(f"{name}.csv").write_text(frame.write_csv(), encoding="utf-8")
-            numbers = json.dumps(statistics_of.flat(found, changes, self.plan), indent=2, allow_nan=False)
-            place("summary.json").write_text(numbers + "\n", encoding="utf-8")
+                    table.write_parquet(file)
+                place(f"{name}.csv").write_text(table.write_csv(), encoding="utf-8")
+            place("summary.json").write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             place("configurations.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(configurations)), "utf-8")
-        told = [f"* {metric} of {label}: {note}, so that no interval is given"
-                for label, metric, note in found.filter(pl.col("note").is_not_null()).select(
-                    "configuration", "metric", "note").iter_rows()]  # fmt: skip
-        notes = [self.replicates.told(), *self.replicates.cautions(), *statistics_of.cautions(self.replicates.count, self.plan)]
-        show(means_table(found, self.plan), *told, "", differences_table(changes, self.plan), "",
-             worst_table(bad, self.plan.labels), "", *notes, f"results in {self.folder}")  # fmt: skip
 
     def _jobs(self, interrupted: threading.Event) -> Iterator[_Job]:
         """Yield the replays replicate by replicate; traces are made here, in the thread that asks."""
@@ -202,7 +203,7 @@ class Compare:
     def _keep(self, done: _Done) -> None:
         """Keep the numbers of a replay; the first replicate of all shows whether the metrics are numbers of any."""
         (place, replicate), label = done.job, self.plan.labels[done.job[0]]
-        names = ("requests", "finished", *map(statistics_of.counted_by, self.plan.metrics), *self.plan.metrics)
+        names = ("requests", "finished", *map(counted_by, self.plan.metrics), *self.plan.metrics)
         row = {name: done.summary.get(name) for name in names}
         self.rows.append({"configuration": label, "replicate": replicate, **row})
         self.parts.append(done.parts.select(pl.lit(label).alias("configuration"), pl.lit(replicate).alias("replicate"),
@@ -223,10 +224,11 @@ def _refuse(found: Sequence[Composed], names: Sequence[str], replicates: int) ->
     if replicates < 2:
         raise ConfigError("one replicate shows no variation, so that no difference could be told from chance: "
                           "compare.replicates must be at least 2, better 6 or more.")  # fmt: skip
-    for key in ("seed", "out_dir"):
-        if len({one.config[key] for one in found}) > 1:
-            raise ConfigError(f"{key} must be the same for every configuration of a comparison, but it lists several "
-                              f"values. Use compare.replicates for more seeds.")  # fmt: skip
+    if len({one.config["seed"] for one in found}) > 1:
+        raise ConfigError("seed must be the same for every configuration of a comparison, but it lists several values. "
+                          "Use compare.replicates for more seeds.")  # fmt: skip
+    if len({tuple(text for text in one.overrides if text.startswith("out_dir=")) for one in found}) > 1:
+        raise ConfigError("out_dir must be one folder for the whole comparison, but it lists several values.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"configurations must differ, but '{twice[0]}' is there twice. List each value once.")
 

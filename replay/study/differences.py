@@ -125,7 +125,7 @@ def verdict(row: dict[str, Any], confidence: float) -> str:
     return "better" if (row["difference"] > 0) == (better(row["metric"]) == HIGHER) else "worse"
 
 
-def cautions(replicates: int, plan: Plan) -> Iterator[str]:
+def cautions(replicates: int) -> Iterator[str]:
     """Yield the sentences that a reader of intervals from so few replicates should see."""
     if replicates < FEWEST:
         yield (f"intervals from {replicates} replicates rest on normal differences that so few cannot show: take "
