@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str], runner: "Runner | None" = None) -> int:
     offer_policies(arguments)
     os.environ[STARTED] = started = f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     sweeps = any(text in MULTIRUN for text in arguments)
-    runner = runner or (_sweep() if sweeps else Runner())
+    runner = runner or (_sweep(arguments) if sweeps else Runner())
     with tempfile.TemporaryDirectory() as scratch:
         # Hydra writes multirun.yaml before it has checked the runs; kept apart, a refused sweep leaves no folder.
         # Its parser wants flags before the first key=value; here -m may stand anywhere.
@@ -69,10 +70,10 @@ def main(arguments: Sequence[str], runner: "Runner | None" = None) -> int:
             raise ConfigError(sentence(error, arguments)) from error
 
 
-def _sweep() -> "Runner":
+def _sweep(arguments: Sequence[str]) -> "Runner":
     from replay.sweep import Sweep
 
-    return Sweep()
+    return Sweep(arguments)
 
 
 def _hydra(argv: Sequence[str], task: "Task") -> None:
@@ -95,14 +96,17 @@ def _hydra(argv: Sequence[str], task: "Task") -> None:
 class Task:
     """What Hydra's launchers call: with one composed configuration, or with all jobs of a sweep at once.
 
-    In another process it is another one: with a Sweep of that process, which keeps its traces from job to job.
+    In another process it is another one, with a runner of that process.
     """
 
-    def __init__(self, runner: "Runner") -> None:
-        self.runner = runner
+    def __init__(self, runner: "Runner", remote: bool = False) -> None:
+        self.runner, self.remote = runner, remote
 
     def __call__(self, node: DictConfig) -> None:
-        """Do one job; its error is kept by the runner, because Hydra would print its own lines around it."""
+        """Do one job; its error is kept by the runner, because Hydra would print its own lines around it.
+
+        raises : what the job raises, in a process that nobody asks for it
+        """
         job = HydraConfig.get()
         try:
             if job.mode == RunMode.MULTIRUN:
@@ -110,6 +114,8 @@ class Task:
             else:
                 self.runner.single(resolved(node))
         except Exception as error:
+            if self.remote:
+                raise
             self.runner.error = error
 
     def begin(self, master: DictConfig) -> None:
@@ -125,17 +131,23 @@ class Task:
         self.runner.error = error
 
     def __reduce__(self) -> Any:
-        from replay.sweep import task_of_process
+        return task_of_process, (type(self.runner), self.runner.arguments)
 
-        return task_of_process, ()
+
+@cache
+def task_of_process(kind: type["Runner"], arguments: tuple[str, ...]) -> Task:
+    """Return the task of a process that a launcher started: one runner, which keeps its traces from job to job."""
+    offer_policies(arguments)
+    return Task(kind(arguments), remote=True)
 
 
 class Runner:
-    """What the runs of one command share: loaded traces, and whether it was interrupted."""
+    """What the runs of one command share: its arguments, loaded traces, and whether it was interrupted."""
 
     MOST_TRACES = 1  # kept at a time: a trace can fill the memory
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = tuple(arguments)
         self.interrupted = False
         self.error: Exception | None = None
         self._traces: dict[str, Trace] = {}

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from replay.configuration import sentence, settings
 from replay.driving import EVENTS_A_SLICE, first_interrupt
 from replay.errors import KvreplayError, SweepError
 from replay.jobs import Record, finished, identity, of_sweep
-from replay.policy import load_all, load_file
-from replay.run import FAILED, INTERRUPTED, OK, STARTED, Runner, Task
+from replay.run import FAILED, INTERRUPTED, OK, STARTED, Runner
 from replay.study.pool import cores
 from replay.table import show, totals
 from replay.write import check_writable
@@ -36,8 +34,8 @@ class Sweep(Runner):
 
     MOST_TRACES = cores() + 1
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        super().__init__(arguments)
         self.started = os.environ.get(STARTED, "")
         self.folder = Path()
         self._stop = threading.Event()
@@ -102,7 +100,6 @@ class Sweep(Runner):
             record.save(sweep)
             show(f"run {job.number}: kept", stderr=True)
             return
-        self._plugins(config.get("plugins") or [])
         check_writable(folder)
         driving.ready()
         session = self.session(config, checked)
@@ -115,28 +112,6 @@ class Sweep(Runner):
         result.save(folder)
         record.save(sweep)
         show(f"run {job.number}: {totals(result.summary)}", stderr=True)
-
-    def _plugins(self, paths: Sequence[str]) -> None:
-        """Register policies of plug-in files: this may be a process that has not seen them."""
-        with self._lock:
-            load_all()
-            for path in paths:
-                _plugin(str(path))
-
-
-@cache
-def _plugin(path: str) -> None:
-    from replay.policy import registry
-
-    if not any(str(one.path) == str(Path(path).expanduser().resolve()) for slot in registry().values()
-               for one in slot.values()):  # fmt: skip
-        load_file(path)
-
-
-@cache
-def task_of_process() -> Task:
-    """Return the task of a process that a launcher started: one sweep, which keeps its traces from job to job."""
-    return Task(Sweep())
 
 
 def gathered(folder: Path, started: str) -> Comparison | None:

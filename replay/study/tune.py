@@ -12,11 +12,12 @@ from typing import Any
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from replay.compositions import Job
 from replay.configuration import Settings, settings
 from replay.driving import first_interrupt, ready
 from replay.errors import ConfigError
 from replay.hardware.fields import choice, count, keys, number
-from replay.run import INTERRUPTED
+from replay.run import INTERRUPTED, MULTIRUN
 from replay.run import main as run
 from replay.study import storage
 from replay.study.composed import compose_all
@@ -34,6 +35,7 @@ KEYS = (
     "pruner", "windows", "reports", "train", "storage", "timeout_s",
 )  # fmt: skip
 FREE = ("trials", "workers", "worker", "timeout_s", "storage")  # may change between sittings of a study
+NOT_OF_A_RUN = ("study.", "+study.", "~study.", "hydra/", "hydra.", "+hydra.")
 IDENTITY, BEGINS = "identity", re.compile(r"\+*study=")
 
 
@@ -43,11 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     returns : exit code: 0, 130 after Ctrl-C
     raises  : ConfigError
     """
-    split("tune", arguments, {}, _nothing)
+    split("tune", arguments, {}, _nothing, many=True)
     named = [text for text in arguments if BEGINS.match(text)]
     others = [text for text in arguments if not BEGINS.match(text)]
     chosen = "+study=" + (named[-1].partition("=")[2] if named else "tune")
-    tune = Tune([text for text in others if not text.startswith(("study.", "+study.", "~study."))])
+    tune = Tune(others)
     run([chosen, *others], tune)
     return INTERRUPTED if tune.interrupted else 0
 
@@ -57,14 +59,11 @@ def _nothing(key: str, text: str) -> None:
 
 
 class Tune(Study):
-    """Tunes one composed configuration.
+    """Tunes one composed configuration; in a multirun it is the worker of one job, beside those of the others."""
 
-    arguments : those of the command that are no keys of the study, to compose other choices of groups with
-    """
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        super().__init__()
-        self.arguments = list(arguments)
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        super().__init__(arguments)
+        self.own = [text for text in arguments if text not in MULTIRUN and not text.startswith(NOT_OF_A_RUN)]
 
     def single(self, config: dict[str, Any]) -> Any:
         """Check the configuration and its study, then tune."""
@@ -73,6 +72,20 @@ class Tune(Study):
         folder = Path(checked.out_dir)
         check_writable(folder)
         self.tune(config, checked, plan, folder)
+
+    def many(self, jobs: Sequence[Job], workers: int | None) -> None:
+        """Be the worker of a job: what several of them share is the storage.
+
+        raises : ConfigError where they would not be at it at once, or could not
+        """
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
+            assert job.config is not None
+            if len(jobs) > 1 or not storage.shared(planned(job.config["study"])["storage"]):
+                raise ConfigError("several workers of a study are processes at one server: -m needs "
+                                  "hydra/launcher=joblib or ray, and study.storage=postgresql+psycopg://...")
+            self.single({**job.config, "out_dir": str(Path(str(job.config["out_dir"])) / str(job.number))})
 
     def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
         """Tune with the study as it is shipped."""
@@ -83,7 +96,7 @@ class Tune(Study):
     def tune(self, config: dict[str, Any], checked: Settings, plan: dict[str, Any], folder: Path) -> None:
         """Search, and show and keep what was found."""
         aims, own = goals(plan), of_keys(plan["space"])
-        groups = {one.key: _chosen(self.arguments, one.key, config) for one in own if one.group}
+        groups = {one.key: _chosen(self.own, one.key, config) for one in own if one.group}
         if not own and not of_policies(config, plan["tunables"], {}):
             raise ConfigError("there is nothing to tune: the chosen policies have no tunables. Name keys in "
                               "study.space.")  # fmt: skip
@@ -100,7 +113,7 @@ class Tune(Study):
         if plan["worker"] == 0:
             study.enqueue_trial(defaults(config, own, plan["tunables"], groups), skip_if_exists=True)
         self._search(search, own, plan)
-        finish(search, own, config, self.arguments, folder)
+        finish(search, own, config, self.own, folder)
 
     def _search(self, search: Search, own: Sequence[Dimension], plan: Mapping[str, Any]) -> None:
         done = storage.counted(search.study.get_trials(deepcopy=False))
@@ -125,7 +138,7 @@ class Tune(Study):
 
     def _composed(self, chosen: str) -> dict[str, Any]:
         groups = json.loads(chosen)
-        rest = [text for text in self.arguments if text.lstrip("+").partition("=")[0] not in groups]
+        rest = [text for text in self.own if text.lstrip("+").partition("=")[0] not in groups]
         found, _ = compose_all([*rest, *(f"{key}={value}" for key, value in groups.items())])
         return found[0].config
 

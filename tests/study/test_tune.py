@@ -158,7 +158,7 @@ def test_the_best_is_a_configuration_that_gives_what_the_study_saw(tmp_path: Pat
         (["study.directions=[up]"], "must have maximize or minimize"),
         (["study.storage=postgresql+psycopg://nobody@localhost:1/none"], "can be reached"),
         (["policy/route=round_robin"], "nothing to tune"),
-        (["-m"], "-m asks for many"),
+        (["-m", "study.worker=0,1"], "-m needs hydra/launcher=joblib or ray"),
     ],
 )
 def test_what_cannot_be_tuned_is_told(arguments: list[str], words: str, tmp_path: Path, capsys: Any) -> None:

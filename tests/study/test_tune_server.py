@@ -68,3 +68,17 @@ def test_two_workers_at_once_share_a_study(server: str, tmp_path: Path) -> None:
         assert rows.height >= TRIALS - 4  # the other may still have been at its last batch
         values = dict(zip([trial.number for trial in judged], [trial.value for trial in judged], strict=True))
         assert all(values[row["number"]] == row["objective.ttft_s_mean"] for row in rows.to_dicts())
+
+
+def test_one_command_starts_several_workers(server: str, tmp_path: Path) -> None:
+    arguments = ["tune", "-m", "study.worker=0,1", "trace.requests=300", "cluster.mixed=2", "policy/route=kv_locality",
+                 "study.name=second", "study.objectives=[ttft_s_mean]", f"study.storage='{server}'",
+                 f"out_dir={tmp_path}", "hydra/launcher=joblib"]  # fmt: skip
+    told, _ = (process := started([*arguments, "study.trials=12"])).communicate(timeout=300)
+    assert process.returncode == 0, told
+    study = optuna.load_study(study_name="second", storage=open_storage(server, tmp_path))
+    judged = [one for one in study.trials if one.state.is_finished() and not one.user_attrs.get("stale")]
+    assert len(judged) == 12 and len({one.user_attrs["worker"] for one in judged}) == 2
+    assert {path.parent.name for path in tmp_path.glob("*/trials.parquet")} == {"0", "1"}
+    told, _ = (process := started([*arguments, "study.trials=0"])).communicate(timeout=300)
+    assert process.returncode == 1 and "study.trials must be a whole number" in told
