@@ -47,6 +47,12 @@ def _predict(arguments: Sequence[str]) -> int:
     return predict(arguments)
 
 
+def _report(arguments: Sequence[str]) -> int:
+    from replay.report.verb import main as report
+
+    return report(arguments)
+
+
 def _policies(arguments: Sequence[str]) -> int:
     from replay.catalogue import main as policies
 
@@ -60,6 +66,7 @@ VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "bounds": ("a run beside the same with one cause of delay taken away: kvreplay bounds [as run]", _bounds),
     "place": ("search prefill and decode instances for a trace: kvreplay place [place.target=0.9] [as run]", _place),
     "predict": ("train and judge length predictors: kvreplay predict train|evaluate|gain [as run]", _predict),
+    "report": ("an HTML page about runs and studies: kvreplay report FOLDER... [report.out=FILE] | --help", _report),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),
     "policies": ("list the policies and their tunables: kvreplay policies [slot] [plugins=[my.py]]", _policies),
 }

@@ -1,0 +1,77 @@
+"""How the runs of one page are told apart: what varies in its figures, and in which colour."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from replay.report.folders import Run
+from replay.report.style import INK, run_styles, tier_colours
+from replay.report.windows import Windows, windows
+
+ALL = "all"
+HOURS_FROM_S = 3 * 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Runs that are drawn together, the windows that they share, and colours that stay theirs throughout.
+
+    tiers  : tier -> colour
+    styles : run -> colour and dash
+    """
+
+    runs: Sequence[Run]
+    cut: Windows
+    tiers: dict[str, str]
+    styles: dict[str, tuple[str, str]]
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one run, drawn by tier; several are drawn by run."""
+        return len(self.runs) == 1
+
+    def groups(self, run: Run) -> list[tuple[str, str, str, pl.DataFrame]]:
+        """Return what figures of one run tell apart: name, colour, dash, rows; the tiers of a single run, or all."""
+        if not self.alone:
+            return [(run.label, *self.styles[run.label], run.requests)]
+        parts = [(tier, self.tiers[tier], "solid", run.requests.filter(pl.col("tier") == tier)) for tier in run.tiers]
+        return parts if len(parts) == 1 else [(ALL, INK, "dot", run.requests), *parts]
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """Name -> colour, of tiers and runs."""
+        return self.tiers | ({} if self.alone else {label: colour for label, (colour, _) in self.styles.items()})
+
+    def time(self, seconds: Sequence[float] | np.ndarray | pl.Series) -> np.ndarray:
+        """Return times in the unit of the time axes."""
+        return np.asarray(seconds, np.float64) / (3600.0 if self.in_hours else 1.0)
+
+    @property
+    def in_hours(self) -> bool:
+        """Whether time axes are in hours."""
+        return (self.cut.end_ps - self.cut.first_ps) / 1e12 > HOURS_FROM_S
+
+    @property
+    def time_title(self) -> str:
+        """Title of time axes."""
+        return f"time of the trace ({'h' if self.in_hours else 's'})"
+
+
+def look(runs: Sequence[Run], most_windows: int) -> Looks:
+    """Choose windows and colours for runs that are drawn together.
+
+    most_windows : into which their time is cut
+    """
+    tiers = dict.fromkeys(tier for run in runs for tier in run.tiers)
+    return Looks(runs, windows([run.requests for run in runs], most_windows), tier_colours(tiers),
+                 run_styles(run.label for run in runs))  # fmt: skip
+
+
+def span(seconds: float) -> str:
+    """Write a length of time: "30 s", "2 min", "0.5 ms"."""
+    for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"

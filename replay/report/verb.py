@@ -1,0 +1,124 @@
+"""The verb `report`: one HTML page about runs and studies, its tables beside it, and a timeline of a run."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table as Shown
+
+from replay.errors import ConfigError
+from replay.report import over_time, runs
+from replay.report.folders import Run, Study, Sweep, read
+from replay.report.looks import look
+from replay.report.page import Page
+from replay.report.parts import Figure
+from replay.report.save import save
+from replay.report.style import plotly
+from replay.study.verb import split
+from replay.table import show
+
+DEFAULTS: dict[str, Any] = {"out": None, "timeline": None, "window_s": None, "windows": 120, "runs": 8}
+USAGE = """usage: kvreplay report FOLDER... [report.key=value ...]
+
+FOLDER is a run directory, the folder of a multirun, or that of a study (tune, compare, capacity); several make one page.
+
+  report.out=FILE.html       the page; FOLDER/report.html of one folder, report.html of several when not given
+  report.windows=120         windows into which the time of runs is cut, at most
+  report.runs=8              runs of a multirun that are drawn; its table holds all
+  report.timeline=FILE       also a timeline of one run for the Perfetto viewer, from events.arrow (events=true)
+  report.window_s=[0,60]     the part of the run on the timeline"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments of `kvreplay report` ask for.
+
+    arguments : folders, and keys report.key=value
+    returns   : exit code 0
+    raises    : ConfigError for an unknown key, a folder or file that cannot be read, or a package that is missing
+    """
+    if any(text in ("-h", "--help") for text in arguments):
+        print(USAGE)
+        return 0
+    values, others = split("report", arguments, DEFAULTS, _value)
+    for text in others:
+        if text.startswith("-") or ("=" in text and not Path(text).exists()):
+            raise ConfigError(f"report takes folders and keys report.key=value, but got '{text}'. See --help.")
+    if not others:
+        raise ConfigError("report needs at least one folder of a run or study. Write kvreplay report FOLDER.")
+    plotly()
+    folders = [Path(text) for text in dict.fromkeys(others)]
+    sources = read(folders, values["runs"])
+    out = Path(values["out"] or (folders[0] / "report.html" if len(folders) == 1 else "report.html"))
+    page = compose(sources, values["windows"])
+    files = save(page, out)
+    _tell(sources, page, out, files)
+    return 0
+
+
+def compose(sources: Sequence[Run | Sweep | Study], windows: int) -> Page:
+    """Make the page of what was read.
+
+    windows : into which the time of runs is cut, at most
+    """
+    drawn = [run for one in sources for run in (one.runs if isinstance(one, Sweep) else (one,)) if isinstance(run, Run)]
+    sweeps = [one for one in sources if isinstance(one, Sweep)]
+    names = ", ".join(one.folder.resolve().name for one in sources)
+    if not drawn:
+        page = Page(f"kvreplay: {names}", "")
+    else:
+        looks = look(drawn, windows)
+        page = Page(f"kvreplay: {names}", _about(drawn), looks.colours)
+        page.add("Run" if looks.alone else "Runs",
+                 [*runs.sections(looks, sweeps), *over_time.sections(looks), runs.configurations(looks)])  # fmt: skip
+    return page
+
+
+def _about(drawn: Sequence[Run]) -> str:
+    heights = [run.requests.height for run in drawn]
+    size = f"{heights[0]:,}" if len(set(heights)) == 1 else f"{min(heights):,} to {max(heights):,}"
+    return f"{len(drawn)} run{'s' * (len(drawn) > 1)} of {size} requests." if drawn else ""
+
+
+def _tell(sources: Sequence[Any], page: Page, out: Path, files: Sequence[Path]) -> None:
+    """Print what was reported, and where."""
+    table = Shown(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    for heading in ("folder", "what", "rows"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left", no_wrap=True)
+    for one in sources:
+        table.add_row(str(one.folder), *_what(one))
+    figures = sum(isinstance(part, Figure) for part in page.parts())
+    size_mb = out.stat().st_size / 1e6
+    show(table, "", f"{figures} figures in {out} ({size_mb:.1f} MB)", f"{len(files)} tables, each as Parquet and CSV, in "
+         f"{files[0].parent if files else '-'}")  # fmt: skip
+
+
+def _what(one: Run | Sweep | Study) -> tuple[str, str]:
+    if isinstance(one, Run):
+        return "run", f"{one.requests.height:,} requests"
+    if isinstance(one, Sweep):
+        return "multirun", f"{one.rows.height} runs"
+    return f"study: {one.kind}", f"{next(iter(one.tables.values())).height:,} rows"
+
+
+def _value(key: str, text: str) -> Any:
+    if key in ("out", "timeline"):
+        if text:
+            return text
+    elif key in ("windows", "runs"):
+        if text.isdecimal() and 1 <= int(text) <= 2000:
+            return int(text)
+    else:
+        try:
+            low, high = (float(part) for part in text.strip("[]()").split(","))
+            if 0.0 <= low < high < math.inf:
+                return low, high
+        except ValueError:
+            pass
+    wanted = {"out": "the path of a page, as in report.html", "timeline": "the path of a file, as in run.perfetto-trace",
+              "windows": "a whole number from 1 to 2000", "runs": "a whole number from 1 to 2000",
+              "window_s": "two times in seconds, the first one lower, as in [0,60]"}  # fmt: skip
+    raise ConfigError(f"report.{key} must be {wanted[key]}, but is '{text}'.")
+
+
