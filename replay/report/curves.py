@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 MOST_POINTS = 250
-HEAVY = 20.0  # p99 over median from which an axis is logarithmic
+HEAVY = 8.0  # p99 over median from which an axis is logarithmic
 
 
 def cdf(values: np.ndarray) -> pl.DataFrame:

@@ -39,6 +39,7 @@ class Run:
     summary: dict[str, Value] = field(repr=False)
     digest: str
     yaml: str = field(repr=False)
+    config: dict[str, Any] = field(default_factory=dict, repr=False)
     slo: Slo | None = field(default=None, repr=False)
     events: Path | None = None
     tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
@@ -139,28 +140,29 @@ def _run(folder: Path, label: str) -> Run:
                           f"missing. Replay it again with this version.")
     if not requests.height:
         raise ConfigError(f"'{folder / 'requests.parquet'}' has no rows: there is nothing to report.")
-    text, slo = _config(folder / "config.yaml")
+    text, config, slo = _config(folder / "config.yaml")
     digest, events = folder / "digest.txt", folder / "events.arrow"
     return Run(
         label=label, folder=folder, requests=requests, summary=summary,
         digest=digest.read_text(encoding="utf-8").strip() if digest.exists() else str(summary.get("digest", "")),
-        yaml=text, slo=slo, events=events if events.exists() else None,
+        yaml=text, config=config, slo=slo, events=events if events.exists() else None,
         tables={name: parquet(folder / f"{name}.parquet") for name in TABLES
                 if (folder / f"{name}.parquet").exists()},
     )  # fmt: skip
 
 
-def _config(path: Path) -> tuple[str, Slo | None]:
-    """Return the text of a configuration and its objectives; neither for a replay called from Python."""
+def _config(path: Path) -> tuple[str, dict[str, Any], Slo | None]:
+    """Return the text of a configuration, its values and its objectives; none for a replay called from Python."""
     if not path.exists():
-        return "", None
+        return "", {}, None
     try:
         text = path.read_text(encoding="utf-8")
         node = OmegaConf.to_container(OmegaConf.create(text))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"'{path}' cannot be read as YAML: {reason}. Replay it again.") from None
-    return text, build_slo(node["slo"]) if isinstance(node, dict) and node.get("slo") else None
+    config = {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
+    return text, config, build_slo(config["slo"]) if config.get("slo") else None
 
 
 def _sweep(folder: Path, name: str, most_runs: int) -> Sweep:

@@ -48,6 +48,16 @@ class Looks:
         """Return times in the unit of the time axes."""
         return np.asarray(seconds, np.float64) / (3600.0 if self.in_hours else 1.0)
 
+    def steps(self, part: pl.DataFrame, column: str) -> tuple[np.ndarray, list[float | None]]:
+        """Return a column by window as steps: where each begins, the last one's end too; None, a gap, for no value.
+
+        part : rows with window_s and the column, in the order of time
+        """
+        values = [None if value is None else float(f"{value:.5g}") for value in part[column].to_list()]
+        ends = self.cut.starts_s + self.cut.lengths_s
+        last = ends[np.searchsorted(ends, part["window_s"].to_numpy()[-1:], "right")]
+        return self.time(np.append(part["window_s"].to_numpy(), last)), [*values, *values[-1:]]
+
     @property
     def in_hours(self) -> bool:
         """Whether time axes are in hours."""

@@ -1,5 +1,8 @@
 """Sections about the time of runs: load and queues, hits and objectives, instances, and what it cost."""
 
+from typing import Any
+
+import numpy as np
 import polars as pl
 
 from replay.report.folders import Run
@@ -10,6 +13,7 @@ from replay.report.style import BLUES, INK, PALETTE, Panels, finish, floats, pla
 from replay.report.windows import PHASES, by_tier, by_window
 
 PHASE_COLOURS = {"waiting": PALETTE[1], "prefill": PALETTE[0], "decoding": PALETTE[2]}
+MOST_INSTANCES = 32  # in the table on the page
 RATES = {"arrivals_per_s": "arrivals", "goodput_per_s": "goodput"}
 
 
@@ -35,13 +39,7 @@ def _steps(panels: Panels, panel: int, looks: Looks, every: pl.DataFrame, column
     for run in looks.runs:
         part = every.filter(pl.col("run") == run.label)
         colour, dash = (INK, "solid") if looks.alone else looks.styles[run.label]
-        panels.line(panel, "" if looks.alone else run.label, looks.time(part["window_s"]), _numbers(part, column),
-                    color=colour, dash=dash, shape="hv")  # fmt: skip
-
-
-def _numbers(part: pl.DataFrame, column: str) -> list[float | None]:
-    """Return numbers of a column, None where there is none: a gap of the line."""
-    return [None if value is None else float(f"{value:.5g}") for value in part[column].to_list()]
+        panels.line(panel, "" if looks.alone else run.label, *looks.steps(part, column), color=colour, dash=dash, shape="hv")
 
 
 def _load(looks: Looks, every: pl.DataFrame) -> Section:
@@ -50,7 +48,7 @@ def _load(looks: Looks, every: pl.DataFrame) -> Section:
     if looks.alone:
         panels = Panels(["requests a second"], panel_px=240)
         for (column, name), colour in zip(RATES.items(), (INK, PALETTE[2]), strict=True):
-            panels.line(0, name, looks.time(every["window_s"]), _numbers(every, column), color=colour, shape="hv")
+            panels.line(0, name, *looks.steps(every, column), color=colour, shape="hv")
     else:
         panels = Panels([f"{name} a second" for name in RATES.values()])
         for panel, column in enumerate(RATES):
@@ -68,9 +66,8 @@ def _queues(looks: Looks, every: pl.DataFrame) -> Section:
     if looks.alone:
         panels = Panels(["requests in each phase", "most at once in a window"], columns=1)
         for name, colour in PHASE_COLOURS.items():
-            panels.line(0, name, looks.time(every["window_s"]), _numbers(every, name), color=colour, shape="hv",
-                        stackgroup="phases", width=0.8)  # fmt: skip
-            panels.line(1, name, looks.time(every["window_s"]), _numbers(every, f"most_{name}"), color=colour, shape="hv")
+            panels.line(0, name, *looks.steps(every, name), color=colour, shape="hv", stackgroup="phases", width=0.8)
+            panels.line(1, name, *looks.steps(every, f"most_{name}"), color=colour, shape="hv")
     else:
         panels = Panels([f"requests {'in ' if name == 'prefill' else ''}{name}" for name in PHASES], columns=1, panel_px=190)
         for panel, name in enumerate(PHASES):
@@ -91,8 +88,7 @@ def _quality(looks: Looks, every: pl.DataFrame) -> Section:
     if looks.alone:
         for tier in looks.runs[0].tiers:
             part = tiers.filter(pl.col("tier") == tier)
-            panels.line(1, tier, looks.time(part["window_s"]), _numbers(part, "slo_attainment"),
-                        color=looks.tiers[tier], shape="hv", width=1.4)  # fmt: skip
+            panels.line(1, tier, *looks.steps(part, "slo_attainment"), color=looks.tiers[tier], shape="hv", width=1.4)
     else:
         _steps(panels, 1, looks, every, "slo_attainment")
     for panel in (0, 1):
@@ -105,36 +101,45 @@ def _quality(looks: Looks, every: pl.DataFrame) -> Section:
 def _instances(looks: Looks) -> Section:
     """Return requests running on each instance by window, and how much of the time each served somebody."""
     parts: list[Figure | Table] = []
-    frames = []
-    exact = all(run.events is not None for run in looks.runs)
-    for run in looks.runs:
-        means, rows = utilisation(running(run.requests, run.events), looks.cut)
-        if not rows.height:
-            continue
-        frames.append(rows.select(pl.lit(run.label).alias("run"), pl.all()))
-        plot = plotly().graph_objects.Figure()
-        plot.add_heatmap(
-            x=looks.time(looks.cut.starts_s + looks.cut.lengths_s / 2), y=list(range(len(means))), z=floats(means.round(3)),
-            colorscale=BLUES, zmin=0, colorbar={"title": {"text": "running"}, "thickness": 12, "outlinewidth": 0},
-            hovertemplate="instance %{y}, from %{x:.4~g}: %{z:.3~g} requests<extra></extra>",
-        )  # fmt: skip
-        title = "requests running by instance" + ("" if looks.alone else f": {plain(run.label)}")
-        finish(plot, min(640, 150 + 18 * max(6, len(means))), title={"text": f"<b>{title}</b>", "font": {"size": 12.5}},
-               xaxis_title_text=looks.time_title, yaxis_title_text="instance")  # fmt: skip
-        plot.update_yaxes(dtick=max(1, len(means) // 16), showgrid=False, autorange="reversed")
-        plot.update_xaxes(showgrid=False)
-        parts.append(Figure(f"instances {run.label}", plot))
-    if not frames:
+    used = {run.label: utilisation(running(run.requests, run.events), looks.cut) for run in looks.runs}
+    used = {label: one for label, one in used.items() if one.table.height}
+    most = max((float(one.running.max()) for one in used.values()), default=0.0)
+    for label, one in used.items():
+        whose = "" if looks.alone else f": {label}"
+        parts.append(Figure(f"instances{whose}", _map(looks, one.running, f"requests running{whose}", most)))
+        if looks.alone:
+            parts.append(Figure("busy over time", _map(looks, one.busy, "share of a window in which somebody is served", 1.0)))
+    if not used:
         return Section("Instances", "", [])
+    exact = all(run.events is not None for run in looks.runs)
     how = ("read from the event log" if exact else "from the times of requests, handoffs and waits after a preemption "
            "counted in; exact with events=true")  # fmt: skip
-    says = f"Requests in the batch of each instance, mean over {_windows(looks)} ({how}), and the share of the run's time " \
-           "in which it served somebody."  # fmt: skip
+    says = f"Requests in the batch of each instance, mean over {_windows(looks)} ({how}), and the share of the time in which " \
+           "an instance served somebody."  # fmt: skip
     columns = [Column("instance", "instance"), Column("running_mean", "running\nmean"), Column("running_most", "most"),
                Column("busy_share", "serves\nsomebody")]  # fmt: skip
     named = columns if looks.alone else [Column("run", "run"), *columns]
-    every = pl.concat(frames)
-    return Section("Instances", says, [*parts, _busy(looks, every), Table("instances", every, named)])
+    every = pl.concat(one.table.select(pl.lit(label).alias("run"), pl.all()) for label, one in used.items())
+    return Section("Instances", says, [*parts, _busy(looks, every), Table("instances", every, named, most=MOST_INSTANCES)])
+
+
+def _map(looks: Looks, values: np.ndarray, title: str, most: float) -> Any:
+    """Draw a heat map of a value by instance and window.
+
+    values : float64 (instances, windows)
+    most   : value of the darkest colour
+    """
+    plot = plotly().graph_objects.Figure()
+    plot.add_heatmap(
+        x=looks.time(looks.cut.edges_ps / 1e12), y=list(range(len(values))), z=floats(values.round(3)),
+        colorscale=BLUES, zmin=0, zmax=most or 1.0, colorbar={"thickness": 12, "outlinewidth": 0},
+        hovertemplate="instance %{y}, at %{x:.4~g}: %{z:.3~g}<extra></extra>",
+    )  # fmt: skip
+    finish(plot, min(520, 18 * max(6, len(values))), title={"text": f"<b>{plain(title)}</b>", "font": {"size": 12.5}},
+           xaxis_title_text=looks.time_title, yaxis_title_text="instance")  # fmt: skip
+    plot.update_yaxes(dtick=max(1, len(values) // 16), showgrid=False, autorange="reversed")
+    plot.update_xaxes(showgrid=False)
+    return plot
 
 
 def _busy(looks: Looks, every: pl.DataFrame) -> Figure:
@@ -156,7 +161,11 @@ def _cost(looks: Looks, every: pl.DataFrame) -> Section:
     says = (f"What the cluster has cost so far, and what a million output tokens of the requests that finished in each of "
             f"the {_windows(looks)} cost. The price an hour is that of all instances and of the fabric, busy or not.")  # fmt: skip
     panels = Panels(["USD so far", "USD for a million output tokens"])
-    _steps(panels, 0, looks, every, "usd_so_far")
+    for run in looks.runs:
+        part = every.filter(pl.col("run") == run.label)
+        colour, dash = (INK, "solid") if looks.alone else looks.styles[run.label]
+        ends = looks.time((part["window_s"] + part["length_s"]))
+        panels.line(0, "" if looks.alone else run.label, ends, part["usd_so_far"].to_numpy(), color=colour, dash=dash)
     _steps(panels, 1, looks, every, "usd_per_million_tokens")
     for panel in (0, 1):
         panels.axes(panel, {"title_text": looks.time_title}, {"rangemode": "tozero"})

@@ -18,7 +18,7 @@
   root.setAttribute("data-drawn", 0);
   document.addEventListener("DOMContentLoaded", function () {
     var figures = Array.prototype.slice.call(document.querySelectorAll(".figure")), drawn = 0;
-    var options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    var options = { displaylogo: false, displayModeBar: "hover", responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
     function next() {
       var place = figures.shift();
       if (!place) { root.setAttribute("data-done", "yes"); return; }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from replay.report.parts import MOST_ROWS, Column, Figure, Folded, Part, Section, Table, cell
+from replay.report.parts import Column, Figure, Folded, Part, Section, Table, cell
 from replay.report.style import plotly
 
 # A browser that obeys this asks nobody for anything: what is not in the page does not load.
@@ -91,7 +91,7 @@ class Page:
 
     def _table(self, table: Table) -> str:
         columns = table.shown()
-        rows = table.frame.head(MOST_ROWS).to_dicts()
+        rows = table.frame.head(table.most).to_dicts()
         words = {column.key for column in columns if any(isinstance(row[column.key], str) for row in rows)}
         best = {column.key: table.marked(column) for column in columns}
         kinds = [' class="text"' if column.key in words else "" for column in columns]

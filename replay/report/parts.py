@@ -27,12 +27,14 @@ class Table:
 
     columns : those shown, None for all
     best    : mark the best of a column in bold, where its metric says which way that is
+    most    : rows on the page
     """
 
     name: str
     frame: pl.DataFrame = field(repr=False)
     columns: Sequence[Column] | None = None
     best: bool = False
+    most: int = MOST_ROWS
 
     def shown(self) -> list[Column]:
         """Return the columns on the page."""

@@ -21,17 +21,52 @@ COSTS = (("usd_per_hour", "USD\nan hour"), ("usd_per_million_tokens", "USD for 1
 
 def sections(looks: Looks, sweeps: Sequence[Sweep]) -> list[Section]:
     """Return the sections of runs: numbers, what varied, objectives, latencies."""
-    return [*(_swept(sweep) for sweep in sweeps), _numbers(looks), _attainment(looks), _latencies(looks)]
+    whole = len(sweeps) == 1 and len(looks.runs) == len(sweeps[0].runs)  # one table says it all
+    numbers = [swept(sweep) for sweep in sweeps] + ([] if whole and not looks.alone else [_numbers(looks)])
+    return [*numbers, _attainment(looks), _latencies(looks)]
 
 
 def configurations(looks: Looks) -> Section:
     """Return the section with the configuration and digest of each run, and where they differ."""
     rows = [{"run": run.label, "digest": run.digest, "requests": run.requests.height, "folder": run.folder.name}
             for run in looks.runs]  # fmt: skip
+    different = _different(looks.runs)
+    tables = [Table("digests", pl.DataFrame(rows)), *([Table("what differs", different)] if different.height else [])]
     folded = [Folded(f"{run.label}: config.yaml", run.yaml) for run in looks.runs if run.yaml]
     says = "The digest hashes what happened to every request: equal histories, equal digests."
     return Section("Configuration", f"{says} The resolved configuration opens on a click.",
-                   [Table("digests", pl.DataFrame(rows)), *folded])  # fmt: skip
+                   [*tables, *folded])  # fmt: skip
+
+
+def _different(runs: Sequence[Run]) -> pl.DataFrame:
+    """Return the keys of configurations in which runs differ, a column a run; out_dir always does and is left out."""
+    flat = [_flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for one in flat for key in one if key != "out_dir")
+    rows = [{"key": key, **{run.label: one.get(key, "-") for run, one in zip(runs, flat, strict=True)}}
+            for key in keys if len({one.get(key, "-") for one in flat}) > 1]  # fmt: skip
+    return pl.DataFrame(rows, dict.fromkeys(["key", *(run.label for run in runs)], pl.String))
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(node, Mapping):
+        return {prefix: str(node)}
+    found: dict[str, str] = {}
+    for key, value in node.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def told(run: Run) -> str:
+    """Say what a run replayed and under which policies, as far as its configuration tells."""
+    trace, policies = run.config.get("trace"), run.config.get("policy")
+    parts = []
+    if isinstance(trace, Mapping):
+        name = str(trace["path"]).rpartition("/")[2] if trace.get("path") else f"synthetic ({trace.get('kind')})"
+        parts.append(f"Trace {name}.")
+    if isinstance(policies, Mapping):
+        names = [f"{slot} {node.get('name')}" for slot, node in policies.items() if isinstance(node, Mapping)]
+        parts.append(f"Policies: {', '.join(names)}.")
+    return " ".join(parts)
 
 
 def _headed(columns: Sequence[tuple[Any, ...]]) -> list[Column]:
@@ -78,10 +113,13 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     return [column for column in columns if any(row.get(column.key) is not None for row in rows)]
 
 
-def _swept(sweep: Sweep) -> Section:
+def swept(sweep: Sweep) -> Section:
     """Return the comparison of a whole multirun."""
     rows = sweep.rows.to_dicts()
-    columns = [Column("run", "run"), *(Column(name, name) for name in sweep.varying), *_compared(rows)]
+    several = sweep.varying if len(sweep.varying) > 1 else ()
+    columns = [Column("label", "\n".join(sweep.varying) if len(sweep.varying) == 1 else "run")]
+    columns += [Column(name, name.replace("/", "/\n")) for name in several]
+    columns += [Column(key, name) for key, name in COUNTS if key in sweep.rows.columns] + _compared(rows)
     failed = sweep.rows["error"].drop_nulls().len()
     says = f"Every run of the multirun {sweep.folder.name}; the best of a column is bold."
     if failed:
@@ -111,7 +149,7 @@ def _attainment(looks: Looks) -> Section:
                      marker={"color": colours}, showlegend=not looks.alone,
                      text=[f"{share:.1%}" for share in shares] if len(looks.runs) <= 4 else None,
                      textposition="outside", cliponaxis=False)  # fmt: skip
-    finish(plot, 300, barmode="group", bargap=0.35, yaxis_range=[0, 1.08], yaxis_tickformat=".0%",
+    finish(plot, 190, barmode="group", bargap=0.35, yaxis_range=[0, 1.08], yaxis_tickformat=".0%",
            yaxis_title_text="requests that met their SLO", yaxis_dtick=0.25)  # fmt: skip
     promised = _promised(looks.runs[0])
     says = "Share of arrived requests that finished within every target of their tier; refused and failed ones are misses."
@@ -133,39 +171,39 @@ def _latencies(looks: Looks) -> Section:
     """Return the distribution functions of the latencies."""
     panels = Panels(list(LATENCIES.values()))
     frames = []
-    for panel, (metric, title) in enumerate(LATENCIES.items()):
+    for panel, metric in enumerate(LATENCIES):
         factor = FACTORS.get(metric, 1.0)
         everything = np.concatenate([_values(run.requests, metric) for run in looks.runs])
         heavy = heavy_tailed(everything)
-        lowest = float(everything[everything > 0].min()) if heavy else 0.0
+        lowest = max(float(everything[everything > 0].min()), 1e-5 * float(everything.max())) if heavy else 0.0
         for run in looks.runs:
             for name, colour, dash, rows in looks.groups(run):
                 points = cdf(_values(rows, metric))
                 frames.append(points.select(pl.lit(metric).alias("metric"), pl.lit(name).alias("of"), "value", "share"))
                 x, y = points["value"].to_numpy(), points["share"].to_numpy()
-                if heavy and len(x):  # a logarithmic axis has no zero: the curve starts at the share of zeros
-                    low = x <= 0
+                if heavy and len(x):  # a logarithmic axis has no zero: the curve starts at the share of what is lower
+                    low = x < lowest
                     x, y = x[~low], y[~low]
                     if low.any():
                         x, y = np.append(lowest, x), np.append(points["share"].to_numpy()[low].max(), y)
                 panels.line(panel, name, x * factor, y, color=colour, dash=dash, shape="hv",
                             hovertemplate=f"{plain(name)}: %{{y:.1%}} at most %{{x:.4~g}}<extra></extra>")  # fmt: skip
         if looks.alone:
-            _targets(panels, panel, metric, looks)
-        unit = title.replace("(", "").replace(")", "")
-        panels.axes(panel, log_axis(unit) if heavy else {"title_text": unit, "rangemode": "tozero"},
+            _targets(panels, panel, metric, looks, float(everything.max(initial=0.0)))
+        panels.axes(panel, log_axis("") if heavy else {"rangemode": "tozero"},
                     {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25})  # fmt: skip
-    whose = "by tier; dashed verticals are the targets of tiers" if looks.alone else "by run"
+    whose = "by tier; dashed verticals are targets of tiers, where they are in sight" if looks.alone else "by run"
     says = f"Share of requests at or below a value, {whose}. Heavy-tailed axes are logarithmic. Queue time is from the " \
            f"arrival to the first admission to a batch."  # fmt: skip
     return Section("Latencies", says, [Figure("latencies", panels.finish(), pl.concat(frames))])
 
 
-def _targets(panels: Panels, panel: int, metric: str, looks: Looks) -> None:
+def _targets(panels: Panels, panel: int, metric: str, looks: Looks, most: float) -> None:
+    """Draw the targets of tiers that are not far beyond what any request took."""
     run = looks.runs[0]
     for tier in run.slo.tiers if run.slo else ():
         target = getattr(tier, metric, None)
-        if target is not None and tier.name in run.tiers:
+        if target is not None and tier.name in run.tiers and target <= 1.5 * most:
             at = target * FACTORS.get(metric, 1.0)
             panels.add(panel, "", "scatter", x=[at, at], y=[0, 1], mode="lines", hoverinfo="skip",
                        line={"color": looks.tiers[tier.name], "width": 1, "dash": "dash"})  # fmt: skip

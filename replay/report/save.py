@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -16,10 +16,11 @@ from replay.write import together
 INDEX = "tables.json"  # names the tables that a report wrote, so that the next one takes away those it no longer has
 
 
-def save(page: Page, out: Path) -> list[Path]:
+def save(page: Page, out: Path, also: Mapping[Path, bytes] | None = None) -> list[Path]:
     """Write the page, and beside it a folder with each of its tables and the data of its figures, Parquet and CSV.
 
     out     : path of the page; the tables go to the folder NAME_tables beside it
+    also    : other files that appear only if these do
     returns : the Parquet files
     raises  : ConfigError if a folder stands there, WriteError with nothing half-written
     """

@@ -1,6 +1,7 @@
 """What requests were doing and where, as intervals read from the event log of a run."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from replay import events
 from replay.errors import ConfigError
-from replay.report.windows import Windows, busy_s, counts
+from replay.report.windows import Windows, counts, merged
 
 SCHEMA = {"request": pl.Int32, "what": pl.String, "instance": pl.Int32, "start_ps": pl.Int64, "end_ps": pl.Int64,
           "token_ps": pl.Int64, "ended_by": pl.String, "to": pl.Int32}  # fmt: skip
@@ -99,21 +100,36 @@ def running(requests: pl.DataFrame, path: Path | None) -> dict[int, tuple[np.nda
             for key, part in rows.group_by("instance") if key[0] is not None}  # fmt: skip
 
 
-def utilisation(found: Mapping[int, tuple[np.ndarray, np.ndarray]], cut: Windows) -> tuple[np.ndarray, pl.DataFrame]:
+@dataclass(frozen=True, eq=False)
+class Utilisation:
+    """How instances were used.
+
+    running : float64 (instances, windows), mean number of requests in the batch
+    busy    : float64 (instances, windows), share of the window in which it served somebody
+    table   : instance, running_mean, running_most, busy_share, of the whole run
+    """
+
+    running: np.ndarray
+    busy: np.ndarray
+    table: pl.DataFrame
+
+
+def utilisation(found: Mapping[int, tuple[np.ndarray, np.ndarray]], cut: Windows) -> Utilisation:
     """Return how many requests ran on each instance by window, and how much of the time it served somebody.
 
-    found   : as `running` returns
-    returns : float64 (instances, windows), mean running; frame: instance, running_mean, running_most, busy_share
+    found : as `running` returns
     """
     names = range(max(found, default=-1) + 1)
     nobody = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-    means, rows = [], []
+    means, busy, rows = [], [], []
     span_s = max((cut.end_ps - cut.first_ps) / 1e12, 1e-12)
     for instance in names:
         starts, ends = found.get(instance, nobody)
         mean, most = counts(starts, ends, cut)
         means.append(mean)
+        busy.append(counts(*merged(starts, ends), cut)[0])
         rows.append({"instance": instance, "running_mean": float((mean * cut.lengths_s).sum() / span_s),
-                     "running_most": int(most.max()), "busy_share": busy_s(starts, ends) / span_s})  # fmt: skip
+                     "running_most": int(most.max()), "busy_share": float((busy[-1] * cut.lengths_s).sum() / span_s)})  # fmt: skip
     kinds = {"instance": pl.Int64, "running_mean": pl.Float64, "running_most": pl.Int64, "busy_share": pl.Float64}
-    return np.array(means).reshape(len(rows), cut.count), pl.DataFrame(rows, kinds)
+    shape = (len(rows), cut.count)
+    return Utilisation(np.array(means).reshape(shape), np.array(busy).reshape(shape), pl.DataFrame(rows, kinds))

@@ -15,7 +15,7 @@ METALS = {"gold": "#D4A000", "silver": "#7C93AD", "bronze": "#A0522D"}
 INK, PALE, GRID, GOOD, BAD = "#1f2933", "#9aa5b1", "#e4e7eb", "#009E73", "#D55E00"
 BLUES = ((0.0, "#f7fbff"), (0.15, "#d6e6f4"), (0.4, "#8fc2de"), (0.7, "#3a8ac2"), (1.0, "#08306b"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-PANEL_PX, HEAD_PX = 250, 70
+PANEL_PX, HEAD_PX, BARE_PX, FOOT_PX = 250, 66, 52, 44  # of a panel, above it with and without a legend, below it
 
 
 def plotly() -> Any:
@@ -65,9 +65,9 @@ class Panels:
         """
         self.columns = min(columns, len(titles))
         self.rows = -(-len(titles) // self.columns)
-        self.height_px = panel_px * self.rows + HEAD_PX
+        self.panels_px = panel_px * self.rows - FOOT_PX
         given = {"horizontal_spacing": 0.085 if self.columns > 1 else 0.0,
-                 "vertical_spacing": min(0.9 / max(1, self.rows - 1), 75 / self.height_px) if self.rows > 1 else 0.0}  # fmt: skip
+                 "vertical_spacing": min(0.9 / max(1, self.rows - 1), 72 / self.panels_px) if self.rows > 1 else 0.0}  # fmt: skip
         self.plot = plotly().subplots.make_subplots(
             rows=self.rows, cols=self.columns, subplot_titles=[f"<b>{plain(title)}</b>" for title in titles],
             **{**given, **more},
@@ -101,18 +101,22 @@ class Panels:
 
     def finish(self, **layout: Any) -> Any:
         """Give the figure its looks, and return it."""
-        return finish(self.plot, self.height_px, **layout)
+        return finish(self.plot, self.panels_px, **layout)
 
 
-def finish(plot: Any, height_px: int, **layout: Any) -> Any:
+def finish(plot: Any, panels_px: int, **layout: Any) -> Any:
     """Give a figure its looks, modified in place, and return it.
 
-    layout : of Plotly's layout, on top
+    panels_px : height of what is drawn, without legend and title
+    layout    : of Plotly's layout, on top
     """
+    legend = any(trace.showlegend for trace in plot.data)
+    head_px = HEAD_PX if legend else BARE_PX
+    height_px = panels_px + head_px + FOOT_PX
     plot.update_layout(
-        template="none", height=height_px, font={"family": FONT, "size": 12, "color": INK},
-        margin={"l": 64, "r": 24, "t": HEAD_PX, "b": 48}, paper_bgcolor="white", plot_bgcolor="white",
-        legend={"orientation": "h", "x": 0, "y": 1 + 44 / height_px, "yanchor": "bottom", "yref": "paper",
+        template="none", height=height_px, showlegend=legend, font={"family": FONT, "size": 12, "color": INK},
+        margin={"l": 64, "r": 24, "t": head_px, "b": FOOT_PX}, paper_bgcolor="white", plot_bgcolor="white",
+        legend={"orientation": "h", "x": 0, "y": 1 + 26 / panels_px, "yanchor": "bottom",
                 "font": {"size": 12}},
         hoverlabel={"font": {"size": 12}}, hovermode="closest",
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The verb `report`: one HTML page about runs and studies, its tables beside it, and a timeline of a run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,23 @@ from rich import box
 from rich.table import Table as Shown
 
 from replay.errors import ConfigError
-from replay.report import over_time, runs
+from replay.report import capacities, compared, over_time, runs, stores, tuning
 from replay.report.folders import Run, Study, Sweep, read
 from replay.report.looks import look
 from replay.report.page import Page
-from replay.report.parts import Figure
+from replay.report.parts import Figure, Section
 from replay.report.save import save
 from replay.report.style import plotly
 from replay.study.verb import split
 from replay.table import show
 
 DEFAULTS: dict[str, Any] = {"out": None, "timeline": None, "window_s": None, "windows": 120, "runs": 8}
+STUDIES: dict[str, tuple[str, Callable[[Study], list[Section]]]] = {
+    "tune": ("Tuning", tuning.sections),
+    "compare": ("Comparison", compared.sections),
+    "capacity": ("Capacity", capacities.sections),
+}
+ROWS = {"tune": "trials", "compare": "differences", "capacity": "configurations"}
 USAGE = """usage: kvreplay report FOLDER... [report.key=value ...]
 
 FOLDER is a run directory, the folder of a multirun, or that of a study (tune, compare, capacity); several make one page.
@@ -64,21 +70,30 @@ def compose(sources: Sequence[Run | Sweep | Study], windows: int) -> Page:
     """
     drawn = [run for one in sources for run in (one.runs if isinstance(one, Sweep) else (one,)) if isinstance(run, Run)]
     sweeps = [one for one in sources if isinstance(one, Sweep)]
+    studies = [one for one in sources if isinstance(one, Study)]
     names = ", ".join(one.folder.resolve().name for one in sources)
-    if not drawn:
-        page = Page(f"kvreplay: {names}", "")
-    else:
-        looks = look(drawn, windows)
-        page = Page(f"kvreplay: {names}", _about(drawn), looks.colours)
-        page.add("Run" if looks.alone else "Runs",
-                 [*runs.sections(looks, sweeps), *over_time.sections(looks), runs.configurations(looks)])  # fmt: skip
+    looks = look(drawn, windows) if drawn else None
+    page = Page(f"kvreplay: {names}", " ".join([*_about(drawn), *(f"A study of {_what(one)[1]}." for one in studies)]),
+                looks.colours if looks else None)  # fmt: skip
+    if looks is not None:
+        page.add("Run" if looks.alone else "Runs", [*runs.sections(looks, sweeps), *over_time.sections(looks),
+                                                    *stores.sections(looks), runs.configurations(looks)])  # fmt: skip
+    elif sweeps:
+        page.add("Runs", [runs.swept(sweep) for sweep in sweeps])
+    for study in studies:
+        heading, sections = STUDIES[study.kind]
+        page.add(f"{heading}: {study.folder.resolve().name}", sections(study))
     return page
 
 
-def _about(drawn: Sequence[Run]) -> str:
+def _about(drawn: Sequence[Run]) -> list[str]:
+    if not drawn:
+        return []
     heights = [run.requests.height for run in drawn]
     size = f"{heights[0]:,}" if len(set(heights)) == 1 else f"{min(heights):,} to {max(heights):,}"
-    return f"{len(drawn)} run{'s' * (len(drawn) > 1)} of {size} requests." if drawn else ""
+    if len(drawn) == 1:
+        return [f"One run of {size} requests.", runs.told(drawn[0])]
+    return [f"{len(drawn)} runs of {size} requests."]
 
 
 def _tell(sources: Sequence[Any], page: Page, out: Path, files: Sequence[Path]) -> None:
@@ -99,7 +114,7 @@ def _what(one: Run | Sweep | Study) -> tuple[str, str]:
         return "run", f"{one.requests.height:,} requests"
     if isinstance(one, Sweep):
         return "multirun", f"{one.rows.height} runs"
-    return f"study: {one.kind}", f"{next(iter(one.tables.values())).height:,} rows"
+    return f"study: {one.kind}", f"{next(iter(one.tables.values())).height:,} {ROWS[one.kind]}"
 
 
 def _value(key: str, text: str) -> Any:

@@ -105,11 +105,11 @@ def _changes(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return times, np.bincount(place, signs, len(times)).astype(np.int64)
 
 
-def busy_s(starts_ps: np.ndarray, ends_ps: np.ndarray) -> float:
-    """Return how long at least one of the intervals is open [s]."""
+def merged(starts_ps: np.ndarray, ends_ps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the intervals in which at least one of the given ones is open: starts and ends [ps]."""
     times, change = _changes(np.asarray(starts_ps), np.asarray(ends_ps))
-    held = np.cumsum(change)[:-1] > 0
-    return float(np.diff(times)[held].sum() / PS_PER_S) if len(times) else 0.0
+    held = np.concatenate(([False], np.cumsum(change) > 0))
+    return times[np.flatnonzero(held[1:] & ~held[:-1])], times[np.flatnonzero(~held[1:] & held[:-1])]
 
 
 def phase(requests: pl.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
