@@ -9,8 +9,12 @@ from replay.report.names import shortened
 from replay.report.parts import Column, Figure, Folded, Section, Table
 from replay.report.style import Panels, run_styles, tier_colours
 
-CARRIED = {"requests_per_s": "requests a second", "per_gpu": "requests a second for each GPU",
-           "per_usd_per_hour": "requests a second for each USD an hour", "rate_scale": "times the trace's rate"}  # fmt: skip
+CARRIED = {
+    "requests_per_s": "requests a second",
+    "per_gpu": "requests a second for each GPU",
+    "per_usd_per_hour": "requests a second for each USD an hour",
+    "rate_scale": "times the trace's rate",
+}
 ATTAINMENT = "slo_attainment"
 MOST_TIER_PANELS = 8
 
@@ -18,41 +22,72 @@ MOST_TIER_PANELS = 8
 def sections(study: Study) -> list[Section]:
     """Return the sections of a capacity study, of those tables that it has."""
     study, same = shortened(study)
-    names = dict.fromkeys(name for frame in study.tables.values() if "configuration" in frame.columns
-                          for name in frame["configuration"])  # fmt: skip
+    names = dict.fromkeys(
+        name for frame in study.tables.values() if "configuration" in frame.columns for name in frame["configuration"]
+    )
     styles = run_styles(names)
     texts = [Folded(name, text) for name, text in study.texts.items()]
-    return [_carried(study.tables["capacities"], styles, same), _curve(study, styles), _by_tier(study), _slo_curve(study, styles),
-            Section("Configuration", "Files of the study; they open on a click.", texts)]  # fmt: skip
+    return [
+        _carried(study.tables["capacities"], styles, same),
+        _curve(study, styles),
+        _by_tier(study),
+        _slo_curve(study, styles),
+        Section("Configuration", "Files of the study; they open on a click.", texts),
+    ]
 
 
 def _carried(found: pl.DataFrame, styles: dict[str, tuple[str, str]], same: str) -> Section:
     shown = [key for key in CARRIED if key in found.columns and found[key].drop_nulls().len()]
     if len(shown) > 3 and "rate_scale" in shown:
         shown.remove("rate_scale")
-    headings = {"configuration": "configuration", "rate_scale": "rate\nscale", "requests_per_s": "requests\n/s",
-                "per_gpu": "/s for\na GPU", "per_usd_per_hour": "/s for\na USD/h"}  # fmt: skip
+    headings = {
+        "configuration": "configuration",
+        "rate_scale": "rate\nscale",
+        "requests_per_s": "requests\n/s",
+        "per_gpu": "/s for\na GPU",
+        "per_usd_per_hour": "/s for\na USD/h",
+    }
     columns = [Column(key, headings.get(key, key)) for key in found.columns]
     parts: list[Any] = [Table("capacities", found, columns, best=True)]
     if shown and "configuration" in found.columns:
         panels = Panels([CARRIED[key] for key in shown], columns=len(shown), panel_px=max(150, 60 + 30 * found.height))
         for panel, key in enumerate(shown):
-            panels.add(panel, "", "bar", x=found[key].to_numpy(), y=found["configuration"].to_list(), orientation="h",
-                       marker={"color": [styles[name][0] for name in found["configuration"]]})  # fmt: skip
-            panels.axes(panel, {"rangemode": "tozero", "nticks": 5},
-                        {"autorange": "reversed", "showticklabels": panel == 0})  # fmt: skip
+            panels.add(
+                panel,
+                "",
+                "bar",
+                x=found[key].to_numpy(),
+                y=found["configuration"].to_list(),
+                orientation="h",
+                marker={"color": [styles[name][0] for name in found["configuration"]]},
+            )
+            panels.axes(
+                panel, {"rangemode": "tozero", "nticks": 5}, {"autorange": "reversed", "showticklabels": panel == 0}
+            )
         parts.insert(0, Figure("capacity", panels.finish(bargap=0.35)))
-    says = "The highest rate at which each configuration keeps the share of requests that must meet their SLO; the best of " \
-           f"a column is bold.{same}"  # fmt: skip
+    says = (
+        "The highest rate at which each configuration keeps the share of requests that must meet their SLO; the "
+        f"best of a column is bold.{same}"
+    )
     return Section("Capacity", says, parts)
 
 
-def _lines(panels: Panels, panel: int, found: pl.DataFrame, axes: tuple[str, str], styles: dict[str, tuple[str, str]]) -> None:
+def _lines(
+    panels: Panels, panel: int, found: pl.DataFrame, axes: tuple[str, str], styles: dict[str, tuple[str, str]]
+) -> None:
     for name, (colour, dash) in styles.items():
         part = found.filter(pl.col("configuration") == name).drop_nulls(list(axes)).sort(axes[0])
         if part.height:
-            panels.line(panel, name, part[axes[0]].to_numpy(), part[axes[1]].to_numpy(), color=colour, dash=dash,
-                        mode="lines+markers", marker={"size": 5, "color": colour})  # fmt: skip
+            panels.line(
+                panel,
+                name,
+                part[axes[0]].to_numpy(),
+                part[axes[1]].to_numpy(),
+                color=colour,
+                dash=dash,
+                mode="lines+markers",
+                marker={"size": 5, "color": colour},
+            )
 
 
 def _share(title: str) -> dict[str, Any]:
@@ -66,19 +101,31 @@ def _curve(study: Study, styles: dict[str, tuple[str, str]]) -> Section:
     panels = Panels(["SLO attainment by rate scale"], panel_px=300)
     _lines(panels, 0, found, ("rate_scale", ATTAINMENT), styles)
     panels.axes(0, {"title_text": "rate, times that of the trace"}, _share("requests that met their SLO"))
-    says = "Share of requests that met their SLO while the rate of the trace is scaled; dotted verticals are the capacities."
+    says = (
+        "Share of requests that met their SLO while the rate of the trace is scaled; dotted verticals: the capacities."
+    )
     capacities = study.tables["capacities"]
     if {"configuration", "rate_scale"} <= set(capacities.columns):
         for name, scale in capacities.select("configuration", "rate_scale").drop_nulls().iter_rows():
-            panels.add(0, "", "scatter", x=[scale, scale], y=[0, 1], mode="lines", hoverinfo="skip",
-                       line={"color": styles[name][0], "dash": "dot", "width": 1.2})  # fmt: skip
+            panels.add(
+                0,
+                "",
+                "scatter",
+                x=[scale, scale],
+                y=[0, 1],
+                mode="lines",
+                hoverinfo="skip",
+                line={"color": styles[name][0], "dash": "dot", "width": 1.2},
+            )
     return Section("Attainment against the rate", says, [Figure("attainment by rate", panels.finish(), found)])
 
 
 def _by_tier(study: Study) -> Section:
     """Return attainment by tier: a panel a configuration."""
     found = study.tables.get("curve")
-    columns = [] if found is None else [name for name in found.columns if name.endswith(ATTAINMENT) and name != ATTAINMENT]
+    columns = (
+        [] if found is None else [name for name in found.columns if name.endswith(ATTAINMENT) and name != ATTAINMENT]
+    )
     if found is None or not columns or not {"configuration", "rate_scale"} <= set(found.columns):
         return Section("Attainment by tier", "", [])
     tiers = {name: name.removesuffix(ATTAINMENT).rstrip("._") for name in columns}
@@ -88,8 +135,15 @@ def _by_tier(study: Study) -> Section:
     for panel, name in enumerate(names):
         part = found.filter(pl.col("configuration") == name).sort("rate_scale")
         for column, tier in tiers.items():
-            panels.line(panel, tier, part["rate_scale"].to_numpy(), part[column].to_list(), color=colours[tier],
-                        mode="lines+markers", marker={"size": 4, "color": colours[tier]})  # fmt: skip
+            panels.line(
+                panel,
+                tier,
+                part["rate_scale"].to_numpy(),
+                part[column].to_list(),
+                color=colours[tier],
+                mode="lines+markers",
+                marker={"size": 4, "color": colours[tier]},
+            )
         panels.axes(panel, {"title_text": "rate scale"}, _share(""))
     says = "The same share by tier, a panel a configuration: the tier that falls first bounds what the cluster carries."
     return Section("Attainment by tier", says, [Figure("attainment by tier", panels.finish())])

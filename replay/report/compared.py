@@ -24,11 +24,18 @@ def sections(study: Study) -> list[Section]:
     found = study.tables["differences"]
     missing = [name for name in NEEDED if name not in found.columns]
     if missing:
-        raise ConfigError(f"'{study.folder / 'differences.parquet'}' must have the columns {', '.join(NEEDED)}, but "
-                          f"{missing[0]} is missing. Make it again with kvreplay compare.")
+        raise ConfigError(
+            f"'{study.folder / 'differences.parquet'}' must have the columns {', '.join(NEEDED)}, but "
+            f"{missing[0]} is missing. Make it again with kvreplay compare."
+        )
     texts = [Folded(name, text) for name, text in study.texts.items()]
-    return [_forest(found, same), _differences(found), _replicates(study), _worst(study),
-            Section("Configuration", "Files of the study; they open on a click.", texts)]  # fmt: skip
+    return [
+        _forest(found, same),
+        _differences(found),
+        _replicates(study),
+        _worst(study),
+        Section("Configuration", "Files of the study; they open on a click.", texts),
+    ]
 
 
 def _judged(found: pl.DataFrame) -> pl.DataFrame:
@@ -44,8 +51,16 @@ def _judged(found: pl.DataFrame) -> pl.DataFrame:
         p = pl.col("p_adjusted").cast(pl.Float64)
         decided = pl.when(p.is_not_null()).then(p < SURE).otherwise(decided)
     ways = pl.Series("way", [way(metric) for metric in found["metric"]], pl.Int64)
-    verdict = pl.when(~decided.fill_null(False)).then(pl.lit("not decided")).when(ways.is_null()).then(pl.lit("differs"))
-    verdict = verdict.when((pl.col("difference") > 0) == (ways == HIGHER)).then(pl.lit("better")).otherwise(pl.lit("worse"))
+    improved = (pl.col("difference") > 0) == (ways == HIGHER)
+    verdict = (
+        pl.when(~decided.fill_null(False))
+        .then(pl.lit("not decided"))
+        .when(ways.is_null())
+        .then(pl.lit("differs"))
+        .when(improved)
+        .then(pl.lit("better"))
+        .otherwise(pl.lit("worse"))
+    )
     return found.with_columns(**percent, verdict=verdict)
 
 
@@ -57,8 +72,12 @@ def _forest(found: pl.DataFrame, same: str) -> Section:
     if not shown:
         return Section("Differences", "", [])
     metrics = rows["metric"].unique(maintain_order=True).to_list()
-    panels = Panels([f"{second} against {first}" for first, second in shown], columns=1 if len(shown) == 1 else 2,
-                    panel_px=60 + 26 * len(metrics), horizontal_spacing=0.2 if len(shown) > 1 else 0.0)  # fmt: skip
+    panels = Panels(
+        [f"{second} against {first}" for first, second in shown],
+        columns=1 if len(shown) == 1 else 2,
+        panel_px=60 + 26 * len(metrics),
+        horizontal_spacing=0.2 if len(shown) > 1 else 0.0,
+    )
     for panel, (first, second) in enumerate(shown):
         pair = rows.filter((pl.col("first") == first) & (pl.col("second") == second))
         for verdict, colour in VERDICTS.items():
@@ -66,34 +85,67 @@ def _forest(found: pl.DataFrame, same: str) -> Section:
             if not part.height:
                 continue
             middle = part["difference_percent"]
-            panels.add(panel, verdict, "scatter", x=middle.to_numpy(), y=part["metric"].to_list(), mode="markers",
-                       marker={"color": colour, "size": 8},
-                       error_x={"type": "data", "symmetric": False, "thickness": 1.6, "width": 4, "color": colour,
-                                "array": (part["high_percent"] - middle).fill_null(0.0).to_list(),
-                                "arrayminus": (middle - part["low_percent"]).fill_null(0.0).to_list()},
-                       hovertemplate="%{y}: %{x:.3~g} %<extra></extra>")  # fmt: skip
-        panels.axes(panel, {"zeroline": True, "ticksuffix": " %", "title_text": "difference, % of the first"},
-                    {"categoryorder": "array", "categoryarray": metrics[::-1]})  # fmt: skip
+            panels.add(
+                panel,
+                verdict,
+                "scatter",
+                x=middle.to_numpy(),
+                y=part["metric"].to_list(),
+                mode="markers",
+                marker={"color": colour, "size": 8},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1.6,
+                    "width": 4,
+                    "color": colour,
+                    "array": (part["high_percent"] - middle).fill_null(0.0).to_list(),
+                    "arrayminus": (middle - part["low_percent"]).fill_null(0.0).to_list(),
+                },
+                hovertemplate="%{y}: %{x:.3~g} %<extra></extra>",
+            )
+        panels.axes(
+            panel,
+            {"zeroline": True, "ticksuffix": " %", "title_text": "difference, % of the first"},
+            {"categoryorder": "array", "categoryarray": metrics[::-1]},
+        )
     plot = panels.finish()
     plot.update_xaxes(zeroline=True, zerolinecolor="#52606d", zerolinewidth=1)
-    says = ("The second configuration less the first, paired by replicate, with confidence intervals, as a percentage of the "
-            "first. Not decided: the adjusted p is 5 % or more." + same)  # fmt: skip
+    says = (
+        "The second configuration less the first, paired by replicate, with confidence intervals, as a percentage of "
+        "the first. Not decided: the adjusted p is 5 % or more." + same
+    )
     if len(pairs) > len(shown):
         says += f" The first {len(shown)} of {len(pairs)} pairs are drawn; the table has all."
     return Section("Differences", says, [Figure("forest", plot, rows)])
 
 
 def _differences(found: pl.DataFrame) -> Section:
-    headings = {"metric": "metric", "first": "first", "second": "second", "mean_first": "mean,\nfirst",
-                "mean_second": "mean,\nsecond", "difference": "differ-\nence", "low": "low", "high": "high",
-                "effect": "effect", "p_adjusted": "p\nadjusted", "replicates": "repli-\ncates", "verdict": "verdict",
-                "note": "note"}  # fmt: skip
+    headings = {
+        "metric": "metric",
+        "first": "first",
+        "second": "second",
+        "mean_first": "mean,\nfirst",
+        "mean_second": "mean,\nsecond",
+        "difference": "differ-\nence",
+        "low": "low",
+        "high": "high",
+        "effect": "effect",
+        "p_adjusted": "p\nadjusted",
+        "replicates": "repli-\ncates",
+        "verdict": "verdict",
+        "note": "note",
+    }
     rows = _judged(found)
     noted = "note" in rows.columns and rows["note"].drop_nulls().len()
-    columns = [Column(key, heading) for key, heading in headings.items()
-               if key in rows.columns and (key != "note" or noted)]  # fmt: skip
-    return Section("Table of differences", "In the units of the metrics; low and high are the ends of the interval.",
-                   [Table("differences", rows, columns)])  # fmt: skip
+    columns = [
+        Column(key, heading) for key, heading in headings.items() if key in rows.columns and (key != "note" or noted)
+    ]
+    return Section(
+        "Table of differences",
+        "In the units of the metrics; low and high are the ends of the interval.",
+        [Table("differences", rows, columns)],
+    )
 
 
 def _replicates(study: Study) -> Section:
@@ -110,15 +162,28 @@ def _replicates(study: Study) -> Section:
     for panel, metric in enumerate(metrics):
         for name, (colour, dash) in styles.items():
             part = found.filter(pl.col("configuration") == name).sort("replicate")
-            panels.line(panel, name, part["replicate"].to_list(), part[metric].to_list(), color=colour, dash=dash, width=1.2,
-                        mode="lines+markers", marker={"size": 5, "color": colour})  # fmt: skip
+            panels.line(
+                panel,
+                name,
+                part["replicate"].to_list(),
+                part[metric].to_list(),
+                color=colour,
+                dash=dash,
+                width=1.2,
+                mode="lines+markers",
+                marker={"size": 5, "color": colour},
+            )
         panels.axes(panel, {"dtick": max(1, found["replicate"].n_unique() // 8)})
-    says = "Every configuration on every replicate, whose number is on the x axis: lines that rise and fall together are why " \
-           "differences are paired."  # fmt: skip
+    says = (
+        "Every configuration on every replicate, whose number is on the x axis: lines that rise and fall together are "
+        "why differences are paired."
+    )
     return Section("Replicates", says, [Figure("replicates", panels.finish(), found)])
 
 
 def _worst(study: Study) -> Section:
     found = study.tables.get("worst")
     says = "Where each configuration does worst: the tier and the window of time with the worst value of a metric."
-    return Section("Worst tiers and windows", says, [] if found is None or not found.height else [Table("worst", found)])
+    return Section(
+        "Worst tiers and windows", says, [] if found is None or not found.height else [Table("worst", found)]
+    )

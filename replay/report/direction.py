@@ -6,11 +6,27 @@ from replay.table import COMPARED, COMPARED_FABRIC, COMPARED_TIERS, HIGHER, LOWE
 
 # what no table of the terminal shows
 OTHERS = {
-    "weighted_attainment": HIGHER, "output_tokens_per_s": HIGHER, "requests_per_s": HIGHER, "per_gpu": HIGHER,
-    "per_usd_per_hour": HIGHER, "rate_scale": HIGHER, "revenue_usd": HIGHER, "finished": HIGHER, "met": HIGHER,
-    "rejected": LOWER, "failed": LOWER, "unfinished": LOWER, "preemptions": LOWER, "usd_per_hour": LOWER,
-    "queue_s_p99": LOWER, "max_itl_s": LOWER, "itl_top10_s": LOWER, "exposed_load_s": LOWER, "gpus": LOWER, "usd": LOWER,
-}  # fmt: skip
+    "weighted_attainment": HIGHER,
+    "output_tokens_per_s": HIGHER,
+    "requests_per_s": HIGHER,
+    "per_gpu": HIGHER,
+    "per_usd_per_hour": HIGHER,
+    "rate_scale": HIGHER,
+    "revenue_usd": HIGHER,
+    "finished": HIGHER,
+    "met": HIGHER,
+    "rejected": LOWER,
+    "failed": LOWER,
+    "unfinished": LOWER,
+    "preemptions": LOWER,
+    "usd_per_hour": LOWER,
+    "queue_s_p99": LOWER,
+    "max_itl_s": LOWER,
+    "itl_top10_s": LOWER,
+    "exposed_load_s": LOWER,
+    "gpus": LOWER,
+    "usd": LOWER,
+}
 STATISTIC = re.compile(r"_(mean|max|p\d+)$")
 
 

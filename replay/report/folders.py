@@ -17,10 +17,25 @@ from replay.result import TABLES
 from replay.slo import Slo, build_slo
 
 NEEDED = (
-    "prompt_tokens", "output_tokens", "tier", "status", "prefill_instance", "decode_instance", "hit_tokens", "queue_s",
-    "ttft_s", "tpot_s", "e2e_s", "generated_tokens", "preemptions", "slo_met", "arrival_ps", "scheduled_ps",
-    "first_token_ps", "finish_ps",
-)  # fmt: skip
+    "prompt_tokens",
+    "output_tokens",
+    "tier",
+    "status",
+    "prefill_instance",
+    "decode_instance",
+    "hit_tokens",
+    "queue_s",
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "generated_tokens",
+    "preemptions",
+    "slo_met",
+    "arrival_ps",
+    "scheduled_ps",
+    "first_token_ps",
+    "finish_ps",
+)
 # kind of study -> the table that tells it, and those that may stand beside it
 STUDIES = {
     "tune": ("trials", "importance"),
@@ -92,15 +107,16 @@ def _read(folder: Path, name: str, most_runs: int) -> Run | Sweep | Study:
             present = [table for table in (first, *others) if (folder / f"{table}.parquet").exists()]
             texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))}
             summary = _numbers(folder) if (folder / "summary.json").exists() else {}
-            return Study(kind, folder, {table: parquet(folder / f"{table}.parquet") for table in present}, summary,
-                         texts)  # fmt: skip
+            return Study(
+                kind, folder, {table: parquet(folder / f"{table}.parquet") for table in present}, summary, texts
+            )
     if (folder / "comparison.parquet").exists():
         return _sweep(folder, name, most_runs)
     if (folder / "requests.parquet").exists():
         return _run(folder, name)
     raise ConfigError(
-        f"'{folder}' must be a run directory, a multirun or the folder of a study, but has neither requests.parquet nor "
-        "comparison.parquet, trials.parquet, differences.parquet or capacities.parquet. Make one with kvreplay run."
+        f"'{folder}' must be a run directory, a multirun or the folder of a study, but has neither requests.parquet "
+        "nor comparison.parquet, trials.parquet, differences.parquet or capacities.parquet. Make one with kvreplay run."
     )
 
 
@@ -136,19 +152,26 @@ def _run(folder: Path, label: str) -> Run:
     requests = parquet(folder / "requests.parquet", NEEDED)
     missing = [name for name in NEEDED if name not in requests.columns]
     if missing:
-        raise ConfigError(f"'{folder / 'requests.parquet'}' must have the columns of a run, but {missing[0]} is "
-                          f"missing. Replay it again with this version.")
+        raise ConfigError(
+            f"'{folder / 'requests.parquet'}' must have the columns of a run, but {missing[0]} is "
+            f"missing. Replay it again with this version."
+        )
     if not requests.height:
         raise ConfigError(f"'{folder / 'requests.parquet'}' has no rows: there is nothing to report.")
     text, config, slo = _config(folder / "config.yaml")
     digest, events = folder / "digest.txt", folder / "events.arrow"
     return Run(
-        label=label, folder=folder, requests=requests, summary=summary,
+        label=label,
+        folder=folder,
+        requests=requests,
+        summary=summary,
         digest=digest.read_text(encoding="utf-8").strip() if digest.exists() else str(summary.get("digest", "")),
-        yaml=text, config=config, slo=slo, events=events if events.exists() else None,
-        tables={name: parquet(folder / f"{name}.parquet") for name in TABLES
-                if (folder / f"{name}.parquet").exists()},
-    )  # fmt: skip
+        yaml=text,
+        config=config,
+        slo=slo,
+        events=events if events.exists() else None,
+        tables={name: parquet(folder / f"{name}.parquet") for name in TABLES if (folder / f"{name}.parquet").exists()},
+    )
 
 
 def _config(path: Path) -> tuple[str, dict[str, Any], Slo | None]:
@@ -168,8 +191,10 @@ def _config(path: Path) -> tuple[str, dict[str, Any], Slo | None]:
 def _sweep(folder: Path, name: str, most_runs: int) -> Sweep:
     rows = parquet(folder / "comparison.parquet")
     if not {"run", "error"} <= set(rows.columns):
-        raise ConfigError(f"'{folder / 'comparison.parquet'}' must have the columns run and error of a multirun. "
-                          f"Make it again with kvreplay run -m.")
+        raise ConfigError(
+            f"'{folder / 'comparison.parquet'}' must have the columns run and error of a multirun. "
+            f"Make it again with kvreplay run -m."
+        )
     names = rows.columns
     # What varied stands between `run` and the numbers of the summary; of runs that all failed there are none.
     first = "requests" if "requests" in names else "error"

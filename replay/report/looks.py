@@ -8,7 +8,7 @@ import polars as pl
 
 from replay.report.folders import Run
 from replay.report.style import INK, run_styles, tier_colours
-from replay.report.windows import Windows, windows
+from replay.report.windows import Windows, length_ps, windows
 
 ALL = "all"
 HOURS_FROM_S = 3 * 3600.0
@@ -16,14 +16,15 @@ HOURS_FROM_S = 3 * 3600.0
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """Runs that are drawn together, the windows that they share, and colours that stay theirs throughout.
+    """Runs that are drawn together, the windows of each, all as long, and colours that stay theirs throughout.
 
+    cuts   : run -> windows
     tiers  : tier -> colour
     styles : run -> colour and dash
     """
 
     runs: Sequence[Run]
-    cut: Windows
+    cuts: dict[str, Windows]
     tiers: dict[str, str]
     styles: dict[str, tuple[str, str]]
 
@@ -51,17 +52,21 @@ class Looks:
     def steps(self, part: pl.DataFrame, column: str) -> tuple[np.ndarray, list[float | None]]:
         """Return a column by window as steps: where each begins, the last one's end too; None, a gap, for no value.
 
-        part : rows with window_s and the column, in the order of time
+        part : rows with window_s, length_s and the column, in the order of time
         """
         values = [None if value is None else float(f"{value:.5g}") for value in part[column].to_list()]
-        ends = self.cut.starts_s + self.cut.lengths_s
-        last = ends[np.searchsorted(ends, part["window_s"].to_numpy()[-1:], "right")]
-        return self.time(np.append(part["window_s"].to_numpy(), last)), [*values, *values[-1:]]
+        starts = part["window_s"].to_numpy()
+        return self.time(np.append(starts, starts[-1:] + part["length_s"].to_numpy()[-1:])), [*values, *values[-1:]]
 
     @property
     def in_hours(self) -> bool:
         """Whether time axes are in hours."""
-        return (self.cut.end_ps - self.cut.first_ps) / 1e12 > HOURS_FROM_S
+        return max((cut.end_ps - cut.first_ps) / 1e12 for cut in self.cuts.values()) > HOURS_FROM_S
+
+    @property
+    def window(self) -> str:
+        """How long windows are: "30 s"."""
+        return span(next(iter(self.cuts.values())).length_ps / 1e12)
 
     @property
     def time_title(self) -> str:
@@ -75,8 +80,9 @@ def look(runs: Sequence[Run], most_windows: int) -> Looks:
     most_windows : into which their time is cut
     """
     tiers = dict.fromkeys(tier for run in runs for tier in run.tiers)
-    return Looks(runs, windows([run.requests for run in runs], most_windows), tier_colours(tiers),
-                 run_styles(run.label for run in runs))  # fmt: skip
+    length = length_ps([run.requests for run in runs], most_windows)
+    cuts = {run.label: windows(run.requests, length) for run in runs}
+    return Looks(runs, cuts, tier_colours(tiers), run_styles(run.label for run in runs))
 
 
 def span(seconds: float) -> str:

@@ -10,8 +10,9 @@ from replay.report.parts import Column, Figure, Folded, Part, Section, Table, ce
 from replay.report.style import plotly
 
 # A browser that obeys this asks nobody for anything: what is not in the page does not load.
-POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
-          "font-src data:")  # fmt: skip
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
 
 
 class Page:
@@ -48,8 +49,10 @@ class Page:
                 place = self._id(f"{heading} {section.title}")
                 links.append(f'<a href="#{place}">{html.escape(section.title)}</a>')
                 parts = "\n".join(self._part(part) for part in section.parts)
-                body.append(f'<section id="{place}"><h3>{html.escape(section.title)}</h3>\n'
-                            f"<p>{html.escape(section.says)}</p>\n{parts}</section>")  # fmt: skip
+                body.append(
+                    f'<section id="{place}"><h3>{html.escape(section.title)}</h3>\n'
+                    f"<p>{html.escape(section.says)}</p>\n{parts}</section>"
+                )
         return self._whole("\n".join(links), "\n".join(body))
 
     def _whole(self, links: str, body: str) -> str:
@@ -63,7 +66,8 @@ class Page:
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<title>{html.escape(self.title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{style}</style>\n'
             f"<script>\n{script}</script>\n{library}</head>\n<body>\n"
-            f'<div class="page"><nav aria-label="contents">\n{links}\n</nav>\n<main>\n<h1>{html.escape(self.title)}</h1>\n'
+            f'<div class="page"><nav aria-label="contents">\n{links}\n</nav>\n<main>\n'
+            f"<h1>{html.escape(self.title)}</h1>\n"
             f'<p>{html.escape(self.says)}</p>\n<div class="trouble" id="trouble"></div>\n{body}\n</main></div>\n'
             "</body>\n</html>\n"
         )
@@ -86,8 +90,10 @@ class Page:
         place = self._id(f"figure {figure.name}")
         data = figure.plot.to_json().replace("<", "\\u003c")
         height = figure.plot.layout.height
-        return (f'<div class="figure" id="{place}" style="height:{height}px"></div>\n'
-                f'<script type="application/json" id="{place}-data">{data}</script>')  # fmt: skip
+        return (
+            f'<div class="figure" id="{place}" style="height:{height}px"></div>\n'
+            f'<script type="application/json" id="{place}-data">{data}</script>'
+        )
 
     def _table(self, table: Table) -> str:
         columns = table.shown()
@@ -95,16 +101,24 @@ class Page:
         words = {column.key for column in columns if any(isinstance(row[column.key], str) for row in rows)}
         best = {column.key: table.marked(column) for column in columns}
         kinds = [' class="text"' if column.key in words else "" for column in columns]
-        head = "".join(f"<th{kind}>{html.escape(column.heading)}</th>" for column, kind in zip(columns, kinds, strict=True))
+        head = "".join(
+            f"<th{kind}>{html.escape(column.heading)}</th>" for column, kind in zip(columns, kinds, strict=True)
+        )
         body = "\n".join(
-            "<tr>" + "".join(self._cell(row[column.key], column, (k == 0, column.key in words), best[column.key])
-                             for k, column in enumerate(columns)) + "</tr>"
+            "<tr>"
+            + "".join(
+                self._cell(row[column.key], column, (k == 0, column.key in words), best[column.key])
+                for k, column in enumerate(columns)
+            )
+            + "</tr>"
             for row in rows
-        )  # fmt: skip
+        )
         left = table.frame.height - len(rows)
         more = f" ({left:,} more rows there)" if left > 0 else ""
-        return (f'<div class="scroll"><table><caption>{html.escape(table.name)}{more}</caption><thead><tr>{head}</tr>'
-                f"</thead><tbody>\n{body}\n</tbody></table></div>")  # fmt: skip
+        return (
+            f'<div class="scroll"><table><caption>{html.escape(table.name)}{more}</caption><thead><tr>{head}</tr>'
+            f"</thead><tbody>\n{body}\n</tbody></table></div>"
+        )
 
     def _cell(self, value: Any, column: Column, at: tuple[bool, bool], best: Any) -> str:
         first, words = at

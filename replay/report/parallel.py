@@ -45,8 +45,10 @@ def coordinates(trials: pl.DataFrame, keys: Sequence[str], objectives: Sequence[
     finish(plot, 340, margin={"l": 60, "r": 90, "t": 56, "b": 20}, hovermode=False)
     plot.update_xaxes(visible=False, range=[-0.2, len(axes) - 0.6], fixedrange=True)
     plot.update_yaxes(visible=False, range=[-0.06, 1.12], fixedrange=True)
-    says = f"Each line is a trial that kept its constraints, through its keys and objectives; the darker, the better its " \
-           f"{first.partition('.')[2]}. Wide lines are best: on the Pareto front."  # fmt: skip
+    says = (
+        f"Each line is a trial that kept its constraints, through its keys and objectives; the darker, the better its "
+        f"{first.partition('.')[2]}. Wide lines are best: on the Pareto front."
+    )
     return Section("Parallel coordinates", says, [Figure("parallel coordinates", plot)])
 
 
@@ -58,11 +60,16 @@ def _scaled(column: pl.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
         return np.array([at[str(value)] for value in column]), [(height, word) for word, height in at.items()]
     values = column.cast(pl.Float64).to_numpy()
     low, high = float(values.min()), float(values.max())
-    logarithmic = low > 0 and high > 100 * low
+    logarithmic = spreads(values)
     bent = np.log(values) if logarithmic else values
     span = (bent.max() - bent.min()) or 1.0
     middle = (low * high) ** 0.5 if logarithmic else 0.5 * (low + high)
     return (bent - bent.min()) / span, [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
+
+
+def spreads(values: np.ndarray) -> bool:
+    """Tell whether values ask for a logarithmic axis: all above 0, over two powers of ten."""
+    return len(values) > 0 and bool(values.min() > 0 and values.max() > 100 * values.min())
 
 
 def _draw(plot: Any, chosen: np.ndarray, colour: str, wide: bool) -> None:
@@ -70,9 +77,14 @@ def _draw(plot: Any, chosen: np.ndarray, colour: str, wide: bool) -> None:
     places = np.append(np.arange(chosen.shape[1], dtype=np.float32), np.nan)
     x = np.tile(places, len(chosen))
     y = np.column_stack([chosen, np.full(len(chosen), np.nan)]).ravel()
-    plot.add_scatter(x=[None if np.isnan(v) else float(v) for v in x], y=[None if np.isnan(v) else round(float(v), 4) for v in y],
-                     mode="lines", showlegend=False, opacity=0.95 if wide else 0.35,
-                     line={"color": colour, "width": 2.4 if wide else 1.0})  # fmt: skip
+    plot.add_scatter(
+        x=[None if np.isnan(v) else float(v) for v in x],
+        y=[None if np.isnan(v) else round(float(v), 4) for v in y],
+        mode="lines",
+        showlegend=False,
+        opacity=0.95 if wide else 0.35,
+        line={"color": colour, "width": 2.4 if wide else 1.0},
+    )
 
 
 def _axis(plot: Any, place: int, axis: str, marks: Sequence[tuple[float, str]]) -> None:
@@ -81,5 +93,15 @@ def _axis(plot: Any, place: int, axis: str, marks: Sequence[tuple[float, str]]) 
     short = name if len(name) <= 22 else "…" + name[-21:]
     plot.add_annotation(x=place, y=1.07, text=f"<b>{short}</b>", showarrow=False, textangle=0, font={"size": 11})
     for height, text in marks:
-        plot.add_annotation(x=place, y=height, text=plain(text), showarrow=False, xanchor="left", xshift=4,
-                            font={"size": 10.5}, bgcolor="rgba(255,255,255,0.75)", bordercolor=GRID, borderpad=1)  # fmt: skip
+        plot.add_annotation(
+            x=place,
+            y=height,
+            text=plain(text),
+            showarrow=False,
+            xanchor="left",
+            xshift=4,
+            font={"size": 10.5},
+            bgcolor="rgba(255,255,255,0.75)",
+            bordercolor=GRID,
+            borderpad=1,
+        )

@@ -28,22 +28,26 @@ def sections(looks: Looks, sweeps: Sequence[Sweep]) -> list[Section]:
 
 def configurations(looks: Looks) -> Section:
     """Return the section with the configuration and digest of each run, and where they differ."""
-    rows = [{"run": run.label, "digest": run.digest, "requests": run.requests.height, "folder": run.folder.name}
-            for run in looks.runs]  # fmt: skip
+    rows = [
+        {"run": run.label, "digest": run.digest, "requests": run.requests.height, "folder": run.folder.name}
+        for run in looks.runs
+    ]
     different = _different(looks.runs)
     tables = [Table("digests", pl.DataFrame(rows)), *([Table("what differs", different)] if different.height else [])]
     folded = [Folded(f"{run.label}: config.yaml", run.yaml) for run in looks.runs if run.yaml]
     says = "The digest hashes what happened to every request: equal histories, equal digests."
-    return Section("Configuration", f"{says} The resolved configuration opens on a click.",
-                   [*tables, *folded])  # fmt: skip
+    return Section("Configuration", f"{says} The resolved configuration opens on a click.", [*tables, *folded])
 
 
 def _different(runs: Sequence[Run]) -> pl.DataFrame:
     """Return the keys of configurations in which runs differ, a column a run; out_dir always does and is left out."""
     flat = [_flat(run.config) for run in runs]
     keys = dict.fromkeys(key for one in flat for key in one if key != "out_dir")
-    rows = [{"key": key, **{run.label: one.get(key, "-") for run, one in zip(runs, flat, strict=True)}}
-            for key in keys if len({one.get(key, "-") for one in flat}) > 1]  # fmt: skip
+    rows = [
+        {"key": key, **{run.label: one.get(key, "-") for run, one in zip(runs, flat, strict=True)}}
+        for key in keys
+        if len({one.get(key, "-") for one in flat}) > 1
+    ]
     return pl.DataFrame(rows, dict.fromkeys(["key", *(run.label for run in runs)], pl.String))
 
 
@@ -85,18 +89,30 @@ def _numbers(looks: Looks) -> Section:
     if looks.alone:
         run = looks.runs[0]
         tiers = run.tiers if len(run.tiers) > 1 else []
-        rows = [_row("tier", name, run.summary, prefix) for name, prefix in
-                [(ALL, ""), *((tier, f"{tier}.") for tier in tiers)]]  # fmt: skip
+        rows = [
+            _row("tier", name, run.summary, prefix)
+            for name, prefix in [(ALL, ""), *((tier, f"{tier}.") for tier in tiers)]
+        ]
         columns = [Column("tier", "tier"), *(Column(key, name) for key, name in COUNTS), *_headed(COLUMNS)]
         price = run.summary.get("usd_per_million_tokens")
-        cost = f" The cluster costs {run.summary['usd_per_hour']:,.2f} USD an hour, {price:,.2f} USD for a million output " \
-               f"tokens." if isinstance(price, int | float) else ""  # fmt: skip
-        return Section("Summary", f"The metrics of the run, of all requests and by tier.{cost}",
-                       [Table("summary", pl.DataFrame(rows, infer_schema_length=None), columns)])  # fmt: skip
+        cost = (
+            f" The cluster costs {run.summary['usd_per_hour']:,.2f} USD an hour, {price:,.2f} USD for a million output "
+            f"tokens."
+            if isinstance(price, int | float)
+            else ""
+        )
+        return Section(
+            "Summary",
+            f"The metrics of the run, of all requests and by tier.{cost}",
+            [Table("summary", pl.DataFrame(rows, infer_schema_length=None), columns)],
+        )
     rows = [_row("run", run.label, run.summary, "") for run in looks.runs]
     columns = [Column("run", "run"), *(Column(key, name) for key, name in COUNTS), *_compared(rows)]
-    return Section("Summary", "The runs side by side; the best of a column is bold.",
-                   [Table("summary", pl.DataFrame(rows, infer_schema_length=None), columns, best=True)])  # fmt: skip
+    return Section(
+        "Summary",
+        "The runs side by side; the best of a column is bold.",
+        [Table("summary", pl.DataFrame(rows, infer_schema_length=None), columns, best=True)],
+    )
 
 
 def _row(what: str, name: str, summary: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -106,9 +122,10 @@ def _row(what: str, name: str, summary: Mapping[str, Any], prefix: str) -> dict[
 
 def _compared(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Return the columns that compare runs, of those that any run has."""
-    more = COMPARED_TIERS if any(row.get("hit_rate_hbm") is not None for row in rows) else ()
-    more += COMPARED_FABRIC if any(row.get("fabric_ports") is not None for row in rows) else ()
-    seen = {column[1]: column for column in (*COMPARED, *more)}
+    tables: list[Sequence[tuple[Any, ...]]] = [COMPARED]
+    tables += [COMPARED_TIERS] if any(row.get("hit_rate_hbm") is not None for row in rows) else []
+    tables += [COMPARED_FABRIC] if any(row.get("fabric_ports") is not None for row in rows) else []
+    seen = {column[1]: column for table in tables for column in table}
     columns = [*_headed(list(seen.values())), *(Column(key, name) for key, name in COSTS if key not in seen)]
     return [column for column in columns if any(row.get(column.key) is not None for row in rows)]
 
@@ -127,16 +144,21 @@ def swept(sweep: Sweep) -> Section:
         columns.append(Column("error", "error"))
     drawn = f" Figures below draw the first {len(sweep.runs)} of {len(rows)} runs; report.runs=N draws more."
     cut = len(sweep.runs) + failed < len(rows)
-    return Section(f"Comparison {sweep.folder.name}", says + (drawn if cut else ""),
-                   [Table("comparison", sweep.rows, columns, best=True)])  # fmt: skip
+    return Section(
+        f"Comparison {sweep.folder.name}",
+        says + (drawn if cut else ""),
+        [Table("comparison", sweep.rows, columns, best=True)],
+    )
 
 
 def _attainment(looks: Looks) -> Section:
     """Return bars of SLO attainment by tier."""
-    rows = [{"run": run.label, "tier": tier, "slo_attainment": run.summary.get(f"{prefix}slo_attainment")}
-            for run in looks.runs
-            for tier, prefix in [(ALL, ""), *((tier, f"{tier}.") for tier in run.tiers)]
-            if run.summary.get(f"{prefix}slo_attainment") is not None]  # fmt: skip
+    rows = [
+        {"run": run.label, "tier": tier, "slo_attainment": run.summary.get(f"{prefix}slo_attainment")}
+        for run in looks.runs
+        for tier, prefix in [(ALL, ""), *((tier, f"{tier}.") for tier in run.tiers)]
+        if run.summary.get(f"{prefix}slo_attainment") is not None
+    ]
     if not rows:
         return Section("SLO attainment", "", [])
     frame = pl.DataFrame(rows)
@@ -145,25 +167,56 @@ def _attainment(looks: Looks) -> Section:
         part = frame.filter(pl.col("run") == run.label)
         colours = [looks.tiers.get(tier, PALE) for tier in part["tier"]] if looks.alone else looks.styles[run.label][0]
         shares = part["slo_attainment"].to_list()
-        plot.add_bar(x=[plain(tier) for tier in part["tier"]], y=floats(shares), name=plain(run.label),
-                     marker={"color": colours}, showlegend=not looks.alone,
-                     text=[f"{share:.1%}" for share in shares] if len(looks.runs) <= 4 else None,
-                     textposition="outside", cliponaxis=False)  # fmt: skip
-    finish(plot, 190, barmode="group", bargap=0.35, yaxis_range=[0, 1.08], yaxis_tickformat=".0%",
-           yaxis_title_text="requests that met their SLO", yaxis_dtick=0.25)  # fmt: skip
+        plot.add_bar(
+            x=[plain(tier) for tier in part["tier"]],
+            y=floats(shares),
+            name=plain(run.label),
+            marker={"color": colours},
+            showlegend=not looks.alone,
+            text=[f"{share:.1%}" for share in shares] if len(looks.runs) <= 4 else None,
+            textposition="outside",
+            cliponaxis=False,
+        )
+    finish(
+        plot,
+        190,
+        barmode="group",
+        bargap=0.35,
+        yaxis_range=[0, 1.08],
+        yaxis_tickformat=".0%",
+        yaxis_title_text="requests that met their SLO",
+        yaxis_dtick=0.25,
+    )
     promised = _promised(looks.runs[0])
-    says = "Share of arrived requests that finished within every target of their tier; refused and failed ones are misses."
+    says = (
+        "Share of arrived requests that finished within every target of their tier; refused and failed ones are misses."
+    )
     return Section("SLO attainment", says, [Figure("SLO attainment", plot, frame), *promised])
 
 
 def _promised(run: Run) -> list[Table]:
     if run.slo is None:
         return []
-    rows = [{"tier": tier.name, "ttft_s": tier.ttft_s, "tpot_s": tier.tpot_s, "itl_s": tier.itl_s, "e2e_s": tier.e2e_s,
-             "weight": tier.weight} for tier in run.slo.tiers]  # fmt: skip
+    rows = [
+        {
+            "tier": tier.name,
+            "ttft_s": tier.ttft_s,
+            "tpot_s": tier.tpot_s,
+            "itl_s": tier.itl_s,
+            "e2e_s": tier.e2e_s,
+            "weight": tier.weight,
+        }
+        for tier in run.slo.tiers
+    ]
     kinds = {"tier": pl.String, **dict.fromkeys(("ttft_s", "tpot_s", "itl_s", "e2e_s", "weight"), pl.Float64)}
-    columns = [Column("tier", "target of"), Column("ttft_s", "TTFT s"), Column("tpot_s", "TPOT ms", 1e3),
-               Column("itl_s", "longest\ngap ms", 1e3), Column("e2e_s", "E2E s"), Column("weight", "weight")]  # fmt: skip
+    columns = [
+        Column("tier", "target of"),
+        Column("ttft_s", "TTFT s"),
+        Column("tpot_s", "TPOT ms", 1e3),
+        Column("itl_s", "longest\ngap ms", 1e3),
+        Column("e2e_s", "E2E s"),
+        Column("weight", "weight"),
+    ]
     return [Table("targets", pl.DataFrame(rows, kinds), columns)]
 
 
@@ -186,15 +239,28 @@ def _latencies(looks: Looks) -> Section:
                     x, y = x[~low], y[~low]
                     if low.any():
                         x, y = np.append(lowest, x), np.append(points["share"].to_numpy()[low].max(), y)
-                panels.line(panel, name, x * factor, y, color=colour, dash=dash, shape="hv",
-                            hovertemplate=f"{plain(name)}: %{{y:.1%}} at most %{{x:.4~g}}<extra></extra>")  # fmt: skip
+                panels.line(
+                    panel,
+                    name,
+                    x * factor,
+                    y,
+                    color=colour,
+                    dash=dash,
+                    shape="hv",
+                    hovertemplate=f"{plain(name)}: %{{y:.1%}} at most %{{x:.4~g}}<extra></extra>",
+                )
         if looks.alone:
             _targets(panels, panel, metric, looks, float(everything.max(initial=0.0)))
-        panels.axes(panel, log_axis("") if heavy else {"rangemode": "tozero"},
-                    {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25})  # fmt: skip
+        panels.axes(
+            panel,
+            log_axis("") if heavy else {"rangemode": "tozero"},
+            {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25},
+        )
     whose = "by tier; dashed verticals are targets of tiers, where they are in sight" if looks.alone else "by run"
-    says = f"Share of requests at or below a value, {whose}. Heavy-tailed axes are logarithmic. Queue time is from the " \
-           f"arrival to the first admission to a batch."  # fmt: skip
+    says = (
+        f"Share of requests at or below a value, {whose}. Heavy-tailed axes are logarithmic. Queue time is from the "
+        f"arrival to the first admission to a batch."
+    )
     return Section("Latencies", says, [Figure("latencies", panels.finish(), pl.concat(frames))])
 
 
@@ -205,8 +271,16 @@ def _targets(panels: Panels, panel: int, metric: str, looks: Looks, most: float)
         target = getattr(tier, metric, None)
         if target is not None and tier.name in run.tiers and target <= 1.5 * most:
             at = target * FACTORS.get(metric, 1.0)
-            panels.add(panel, "", "scatter", x=[at, at], y=[0, 1], mode="lines", hoverinfo="skip",
-                       line={"color": looks.tiers[tier.name], "width": 1, "dash": "dash"})  # fmt: skip
+            panels.add(
+                panel,
+                "",
+                "scatter",
+                x=[at, at],
+                y=[0, 1],
+                mode="lines",
+                hoverinfo="skip",
+                line={"color": looks.tiers[tier.name], "width": 1, "dash": "dash"},
+            )
 
 
 def _values(rows: pl.DataFrame, metric: str) -> np.ndarray:

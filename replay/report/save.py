@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from replay.errors import ConfigError
+from replay.errors import ConfigError, WriteError
 from replay.report.page import Page
-from replay.report.parts import Figure, Table
+from replay.report.parts import Folded, Table
 from replay.write import together
 
 INDEX = "tables.json"  # names the tables that a report wrote, so that the next one takes away those it no longer has
@@ -25,32 +25,46 @@ def save(page: Page, out: Path, also: Mapping[Path, bytes] | None = None) -> lis
     raises  : ConfigError if a folder stands there, WriteError with nothing half-written
     """
     if out.is_dir():
-        raise ConfigError(f"report.out must be the path of a page, but '{out}' is a folder. Write report.out={out}/report.html.")
+        raise ConfigError(
+            f"report.out must be the path of a page, but '{out}' is a folder. Write report.out={out}/report.html."
+        )
     folder = Path(f"{out.stem}_tables")
     frames = dict(_named(page))
     before = _listed(out.parent / folder / INDEX)
-    with together(out.parent) as place:
-        place(out.name).write_text(page.html(), encoding="utf-8")
-        for name, frame in frames.items():
-            with open(place(str(folder / f"{name}.parquet")), "wb") as file:
-                frame.write_parquet(file)
-            with open(place(str(folder / f"{name}.csv")), "wb") as file:
-                _flat(frame).write_csv(file)
-        place(str(folder / INDEX)).write_text(json.dumps(sorted(frames), indent=2) + "\n", encoding="utf-8")
+    try:
+        _write(out, folder, page.html(), frames, also or {})
+    except WriteError as error:
+        raise WriteError(str(error).replace("out_dir=FOLDER", "report.out=FILE")) from error
     for name in set(before) - set(frames):
         for ending in ("parquet", "csv"):
             (out.parent / folder / f"{name}.{ending}").unlink(missing_ok=True)
     return [out.parent / folder / f"{name}.parquet" for name in frames]
 
 
+def _write(out: Path, folder: Path, text: str, frames: Mapping[str, pl.DataFrame], also: Mapping[Path, bytes]) -> None:
+    with contextlib.ExitStack() as places:
+        for path, content in also.items():
+            places.enter_context(together(path.parent))(path.name).write_bytes(content)
+        place = places.enter_context(together(out.parent))
+        place(out.name).write_text(text, encoding="utf-8")
+        for name, frame in frames.items():
+            with open(place(str(folder / f"{name}.parquet")), "wb") as file:
+                frame.write_parquet(file)
+            with open(place(str(folder / f"{name}.csv")), "wb") as file:
+                _flat(frame).write_csv(file)
+        place(str(folder / INDEX)).write_text(json.dumps(sorted(frames), indent=2) + "\n", encoding="utf-8")
+
+
 def _named(page: Page) -> Iterable[tuple[str, pl.DataFrame]]:
     """Yield a file name, each once, and a frame."""
     used: set[str] = set()
     for part in page.parts():
-        frame = part.frame if isinstance(part, Table) else part.data if isinstance(part, Figure) else None
+        if isinstance(part, Folded):
+            continue
+        frame = part.frame if isinstance(part, Table) else part.data
         if frame is None:
             continue
-        slug = re.sub(r"[^a-z0-9]+", "_", part.name.lower()).strip("_") or "table"  # type: ignore[union-attr]
+        slug = re.sub(r"[^a-z0-9]+", "_", part.name.lower()).strip("_") or "table"
         name, count = slug, 1
         while name in used:
             count += 1
@@ -71,5 +85,6 @@ def _listed(path: Path) -> list[str]:
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame that CSV can hold: lists become text."""
     nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    return frame.with_columns(pl.Series(name, [None if v is None else json.dumps(v, default=list) for v in frame[name]])
-                              for name in nested)  # fmt: skip
+    return frame.with_columns(
+        pl.Series(name, [None if v is None else json.dumps(v, default=list) for v in frame[name]]) for name in nested
+    )

@@ -12,10 +12,25 @@ from replay import events
 from replay.errors import ConfigError
 from replay.report.windows import Windows, counts, merged
 
-SCHEMA = {"request": pl.Int32, "what": pl.String, "instance": pl.Int32, "start_ps": pl.Int64, "end_ps": pl.Int64,
-          "token_ps": pl.Int64, "ended_by": pl.String, "to": pl.Int32}  # fmt: skip
-OPENING = {"arrive": "before", "hold": "held", "enqueue": "waiting", "admit": "running", "preempt": "waiting",
-           "handoff": "handoff", "fetch": "fetch"}  # fmt: skip
+SCHEMA = {
+    "request": pl.Int32,
+    "what": pl.String,
+    "instance": pl.Int32,
+    "start_ps": pl.Int64,
+    "end_ps": pl.Int64,
+    "token_ps": pl.Int64,
+    "ended_by": pl.String,
+    "to": pl.Int32,
+}
+OPENING = {
+    "arrive": "before",
+    "hold": "held",
+    "enqueue": "waiting",
+    "admit": "running",
+    "preempt": "waiting",
+    "handoff": "handoff",
+    "fetch": "fetch",
+}
 COLUMNS = ("time_ps", "kind", "request", "instance", "value")
 
 
@@ -30,8 +45,10 @@ def log(path: Path) -> pl.DataFrame:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"'{path}' cannot be read as an event log: {reason}. Replay with events=true.") from None
     if table.column_names != list(COLUMNS):
-        raise ConfigError(f"'{path}' must have the columns {', '.join(COLUMNS)} of an event log, but has "
-                          f"{', '.join(table.column_names)}. Replay with events=true.")
+        raise ConfigError(
+            f"'{path}' must have the columns {', '.join(COLUMNS)} of an event log, but has "
+            f"{', '.join(table.column_names)}. Replay with events=true."
+        )
     return pl.from_arrow(table).with_columns(pl.col("kind").cast(pl.String))  # type: ignore[union-attr]
 
 
@@ -49,13 +66,16 @@ def spells(happened: pl.DataFrame) -> pl.DataFrame:
     last_ps = int(happened["time_ps"].max())  # type: ignore[arg-type]
     token = happened.filter(pl.col("kind") == "token").select("request", token_ps="time_ps")
     steps = happened.filter(pl.col("kind") != "token").with_row_index("order").sort("request", "order")
-    following = {name: pl.col(of).shift(-1).over("request") for name, of in
-                 (("end_ps", "time_ps"), ("ended_by", "kind"), ("to", "instance"))}  # fmt: skip
+    following = {
+        name: pl.col(of).shift(-1).over("request")
+        for name, of in (("end_ps", "time_ps"), ("ended_by", "kind"), ("to", "instance"))
+    }
     rows = steps.with_columns(**following).filter(pl.col("kind").is_in(list(OPENING)))
     rows = rows.with_columns(
-        what=pl.col("kind").replace_strict(OPENING, return_dtype=pl.String), start_ps="time_ps",
+        what=pl.col("kind").replace_strict(OPENING, return_dtype=pl.String),
+        start_ps="time_ps",
         end_ps=pl.col("end_ps").fill_null(last_ps),
-    ).join(token, on="request", how="left", maintain_order="left")  # fmt: skip
+    ).join(token, on="request", how="left", maintain_order="left")
     first = (pl.col("what") == "running") & pl.col("token_ps").is_between("start_ps", "end_ps")
     # A token and the next admission at the same instant: the token belongs to the interval that it ended.
     first = first & (first.cast(pl.Int32).cum_sum().over("request") == 1)
@@ -70,14 +90,17 @@ def phases(running: pl.DataFrame) -> pl.DataFrame:
     returns : the same rows with a column phase, prefill or decode; an interval with the first token inside becomes two.
               After a preemption a request computes its prompt again and goes on decoding, in one interval `resumed`
     """
-    order = running.with_columns(had=pl.col("token_ps").is_not_null().cum_sum().over("request") > 0,
-                                 thrown=(pl.col("ended_by").shift(1).over("request") == "preempt").fill_null(False))  # fmt: skip
+    order = running.with_columns(
+        had=pl.col("token_ps").is_not_null().cum_sum().over("request") > 0,
+        thrown=(pl.col("ended_by").shift(1).over("request") == "preempt").fill_null(False),
+    )
     inside = pl.col("token_ps").is_not_null()
     later = pl.when(pl.col("thrown")).then(pl.lit("resumed")).otherwise(pl.lit("decode"))
     whole = order.filter(~inside).with_columns(phase=pl.when("had").then(later).otherwise(pl.lit("prefill")))
     before = order.filter(inside).with_columns(phase=pl.lit("prefill"), end_ps="token_ps")
-    after = order.filter(inside & (pl.col("end_ps") > pl.col("token_ps"))).with_columns(phase=pl.lit("decode"),
-                                                                                         start_ps="token_ps")  # fmt: skip
+    after = order.filter(inside & (pl.col("end_ps") > pl.col("token_ps"))).with_columns(
+        phase=pl.lit("decode"), start_ps="token_ps"
+    )
     return pl.concat([whole, before, after]).drop("had", "thrown").sort("request", "start_ps", "end_ps")
 
 
@@ -91,13 +114,21 @@ def running(requests: pl.DataFrame, path: Path | None) -> dict[int, tuple[np.nda
     if path is not None:
         rows = spells(log(path)).filter(pl.col("what") == "running").select("instance", "start_ps", "end_ps")
     else:
-        legs = (("prefill_instance", "scheduled_ps", "first_token_ps"), ("decode_instance", "first_token_ps", "finish_ps"))
+        legs = (
+            ("prefill_instance", "scheduled_ps", "first_token_ps"),
+            ("decode_instance", "first_token_ps", "finish_ps"),
+        )
         rows = pl.concat(
-            requests.select(pl.col(where).alias("instance"), pl.col(start).alias("start_ps"), pl.col(end).alias("end_ps"))
+            requests.select(
+                pl.col(where).alias("instance"), pl.col(start).alias("start_ps"), pl.col(end).alias("end_ps")
+            )
             for where, start, end in legs
         ).drop_nulls()
-    return {int(key[0]): (part["start_ps"].to_numpy(), part["end_ps"].to_numpy())  # type: ignore[call-overload]
-            for key, part in rows.group_by("instance") if key[0] is not None}  # fmt: skip
+    return {
+        int(key[0]): (part["start_ps"].to_numpy(), part["end_ps"].to_numpy())
+        for key, part in rows.group_by("instance")
+        if key[0] is not None
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +159,14 @@ def utilisation(found: Mapping[int, tuple[np.ndarray, np.ndarray]], cut: Windows
         mean, most = counts(starts, ends, cut)
         means.append(mean)
         busy.append(counts(*merged(starts, ends), cut)[0])
-        rows.append({"instance": instance, "running_mean": float((mean * cut.lengths_s).sum() / span_s),
-                     "running_most": int(most.max()), "busy_share": float((busy[-1] * cut.lengths_s).sum() / span_s)})  # fmt: skip
+        rows.append(
+            {
+                "instance": instance,
+                "running_mean": float((mean * cut.lengths_s).sum() / span_s),
+                "running_most": int(most.max()),
+                "busy_share": float((busy[-1] * cut.lengths_s).sum() / span_s),
+            }
+        )
     kinds = {"instance": pl.Int64, "running_mean": pl.Float64, "running_most": pl.Int64, "busy_share": pl.Float64}
     shape = (len(rows), cut.count)
     return Utilisation(np.array(means).reshape(shape), np.array(busy).reshape(shape), pl.DataFrame(rows, kinds))

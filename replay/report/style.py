@@ -28,8 +28,9 @@ def plotly() -> Any:
         import plotly.offline
         import plotly.subplots
     except ImportError:
-        raise ConfigError("a report needs Plotly, which is not installed. Get it with: pip install "
-                          "'kvreplay[report]'.") from None
+        raise ConfigError(
+            "a report needs Plotly, which is not installed. Get it with: pip install 'kvreplay[report]'."
+        ) from None
     return plotly
 
 
@@ -66,12 +67,16 @@ class Panels:
         self.columns = min(columns, len(titles))
         self.rows = -(-len(titles) // self.columns)
         self.panels_px = panel_px * self.rows - FOOT_PX
-        given = {"horizontal_spacing": 0.085 if self.columns > 1 else 0.0,
-                 "vertical_spacing": min(0.9 / max(1, self.rows - 1), 72 / self.panels_px) if self.rows > 1 else 0.0}  # fmt: skip
+        given = {
+            "horizontal_spacing": 0.085 if self.columns > 1 else 0.0,
+            "vertical_spacing": min(0.9 / max(1, self.rows - 1), 72 / self.panels_px) if self.rows > 1 else 0.0,
+        }
         self.plot = plotly().subplots.make_subplots(
-            rows=self.rows, cols=self.columns, subplot_titles=[f"<b>{plain(title)}</b>" for title in titles],
+            rows=self.rows,
+            cols=self.columns,
+            subplot_titles=[f"<b>{plain(title)}</b>" for title in titles],
             **{**given, **more},
-        )  # fmt: skip
+        )
         self._named: set[str] = set()
         self.plot.update_annotations(font={"size": 12.5, "color": INK})
 
@@ -82,7 +87,9 @@ class Panels:
     def line(self, panel: int, name: str, x: Any, y: Any, **style: Any) -> None:
         """Add a line; style: color, dash, width, and whatever a scatter trace takes."""
         line = {key: style.pop(key) for key in ("color", "dash", "width", "shape") if key in style}
-        self.add(panel, name, "scatter", x=x, y=y, mode=style.pop("mode", "lines"), line={"width": 1.8, **line}, **style)
+        self.add(
+            panel, name, "scatter", x=x, y=y, mode=style.pop("mode", "lines"), line={"width": 1.8, **line}, **style
+        )
 
     def add(self, panel: int, name: str, kind: str, **given: Any) -> None:
         """Add a trace of any kind; a name stands in the legend once."""
@@ -114,14 +121,28 @@ def finish(plot: Any, panels_px: int, **layout: Any) -> Any:
     head_px = HEAD_PX if legend else BARE_PX
     height_px = panels_px + head_px + FOOT_PX
     plot.update_layout(
-        template="none", height=height_px, showlegend=legend, font={"family": FONT, "size": 12, "color": INK},
-        margin={"l": 64, "r": 24, "t": head_px, "b": FOOT_PX}, paper_bgcolor="white", plot_bgcolor="white",
-        legend={"orientation": "h", "x": 0, "y": 1 + 26 / panels_px, "yanchor": "bottom",
-                "font": {"size": 12}},
-        hoverlabel={"font": {"size": 12}}, hovermode="closest",
-    )  # fmt: skip
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": PALE, "showline": True, "ticks": "outside",
-            "tickcolor": PALE, "ticklen": 4, "automargin": True, "title": {"standoff": 8, "font": {"size": 12}}}  # fmt: skip
+        template="none",
+        height=height_px,
+        showlegend=legend,
+        font={"family": FONT, "size": 12, "color": INK},
+        margin={"l": 64, "r": 24, "t": head_px, "b": FOOT_PX},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        legend={"orientation": "h", "x": 0, "y": 1 + 26 / panels_px, "yanchor": "bottom", "font": {"size": 12}},
+        hoverlabel={"font": {"size": 12}},
+        hovermode="closest",
+    )
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": PALE,
+        "showline": True,
+        "ticks": "outside",
+        "tickcolor": PALE,
+        "ticklen": 4,
+        "automargin": True,
+        "title": {"standoff": 8, "font": {"size": 12}},
+    }
     plot.update_xaxes(**axis, hoverformat=".4~g")
     plot.update_yaxes(**axis, hoverformat=".4~g")
     plot.update_layout(**layout)

@@ -10,7 +10,7 @@ import polars as pl
 from replay.errors import ConfigError
 from replay.report.direction import way
 from replay.report.folders import Study
-from replay.report.parallel import coordinates
+from replay.report.parallel import coordinates, spreads
 from replay.report.parts import Column, Figure, Folded, Section, Table
 from replay.report.style import BAD, GOOD, INK, PALE, PALETTE, Panels
 from replay.table import HIGHER, LOWER
@@ -40,8 +40,10 @@ def _trials(study: Study) -> pl.DataFrame:
     trials = study.tables["trials"]
     path = study.folder / "trials.parquet"
     if not any(name.startswith(OBJECTIVE) for name in trials.columns) or not {"number", "state"} <= set(trials.columns):
-        raise ConfigError(f"'{path}' must have columns number, state and objective.NAME, but has "
-                          f"{', '.join(trials.columns) or 'none'}. Make it again with kvreplay tune.")
+        raise ConfigError(
+            f"'{path}' must have columns number, state and objective.NAME, but has "
+            f"{', '.join(trials.columns) or 'none'}. Make it again with kvreplay tune."
+        )
     broken = [pl.col(name).fill_null(0.0) > 0.0 for name in trials.columns if name.startswith(CONSTRAINT)]
     state = pl.col("state").cast(pl.String).str.to_lowercase()
     done = state == "complete"
@@ -61,7 +63,9 @@ def pareto(trials: pl.DataFrame, objectives: Sequence[str]) -> pl.Series:
     trials  : with the column fate; only those kept can be on the front
     returns : Boolean, a value a trial
     """
-    good = trials.select((pl.col("fate") == "kept") & pl.all_horizontal(pl.col(name).is_not_null() for name in objectives))
+    good = trials.select(
+        (pl.col("fate") == "kept") & pl.all_horizontal(pl.col(name).is_not_null() for name in objectives)
+    )
     at = np.flatnonzero(good.to_series().to_numpy())
     values = np.stack([-better(name) * trials[name].to_numpy()[at] for name in objectives], axis=1).reshape(len(at), -1)
     front = np.zeros(trials.height, bool)
@@ -79,7 +83,7 @@ def _by_importance(study: Study, keys: list[str]) -> list[str]:
     if found is None or not {"key", "importance"} <= set(found.columns):
         return varying
     weight = dict(found.group_by("key").agg(pl.col("importance").sum()).iter_rows())
-    return sorted(varying, key=lambda key: -weight.get(key.removeprefix(PARAM), weight.get(key, 0.0)))
+    return sorted(varying, key=lambda key: -float(weight.get(key.removeprefix(PARAM)) or 0.0))
 
 
 def _name(column: str) -> str:
@@ -94,8 +98,11 @@ def _gained(study: Study) -> Section:
         prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
         if prefix is not None and isinstance(value, int | float):
             rows.setdefault(key.removeprefix(prefix), {})[prefix.removesuffix(".")] = float(value)
-    present = [name for name in ("default", "tuned", "held_out.default", "held_out.tuned", "held_out")
-               if any(name in row for row in rows.values())]  # fmt: skip
+    present = [
+        name
+        for name in ("default", "tuned", "held_out.default", "held_out.tuned", "held_out")
+        if any(name in row for row in rows.values())
+    ]
     kinds = {"metric": pl.String, **dict.fromkeys(present, pl.Float64)}
     frame = pl.DataFrame([{"metric": metric, **row} for metric, row in rows.items()], kinds)
     headings = {name: name.replace("held_out", "held out").replace(".", ",\n") for name in present}
@@ -106,14 +113,23 @@ def _gained(study: Study) -> Section:
 
 def _history(trials: pl.DataFrame, objectives: Sequence[str]) -> Section:
     """Return each objective by trial, with the best so far of the trials kept."""
-    panels = Panels([f"{_name(name)} ({'higher' if better(name) == HIGHER else 'lower'} is better)" for name in objectives],
-                    columns=1 if len(objectives) == 1 else 2)  # fmt: skip
+    panels = Panels(
+        [f"{_name(name)} ({'higher' if better(name) == HIGHER else 'lower'} is better)" for name in objectives],
+        columns=1 if len(objectives) == 1 else 2,
+    )
     for panel, name in enumerate(objectives):
         for fate, colour in STATES.items():
             part = _thinned(trials.filter((pl.col("fate") == fate) & pl.col(name).is_not_null()))
             if part.height:
-                panels.add(panel, fate, "scatter", x=part["number"].to_list(), y=part[name].to_numpy(), mode="markers",
-                           marker={"color": colour, "size": 5, "opacity": 0.6})  # fmt: skip
+                panels.add(
+                    panel,
+                    fate,
+                    "scatter",
+                    x=part["number"].to_list(),
+                    y=part[name].to_numpy(),
+                    mode="markers",
+                    marker={"color": colour, "size": 5, "opacity": 0.6},
+                )
         kept = trials.filter((pl.col("fate") == "kept") & pl.col(name).is_not_null())
         if kept.height:
             so_far = (np.maximum if better(name) == HIGHER else np.minimum).accumulate(kept[name].to_numpy())
@@ -123,8 +139,11 @@ def _history(trials: pl.DataFrame, objectives: Sequence[str]) -> Section:
         panels.axes(panel, {"title_text": "trial", "rangemode": "tozero"})
     counts = trials["fate"].value_counts(sort=True)
     told = ", ".join(f"{count:,} {fate}" for fate, count in counts.iter_rows())
-    return Section("History", f"Every trial in the order of the search: {told}. The line is the best so far of those kept.",
-                   [Figure("tuning history", panels.finish(), trials)])  # fmt: skip
+    return Section(
+        "History",
+        f"Every trial in the order of the search: {told}. The line is the best so far of those kept.",
+        [Figure("tuning history", panels.finish(), trials)],
+    )
 
 
 def _best(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str], front: pl.Series) -> Section:
@@ -135,35 +154,62 @@ def _best(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str], 
     columns = [Column("number", "trial"), *(Column(name, _name(name)) for name in (*objectives, *keys))]
     which = "The best trials" if len(objectives) == 1 else f"Trials on the Pareto front, by {_name(first)}"
     kept = kept.select(column.key for column in columns)
-    return Section("Best trials", f"{which}, {kept.height} of {trials.height}: objectives, then the keys that were tuned.",
-                   [Table("best trials", kept, columns)] if kept.height else [])  # fmt: skip
+    return Section(
+        "Best trials",
+        f"{which}, {kept.height} of {trials.height}: objectives, then the keys that were tuned.",
+        [Table("best trials", kept, columns)] if kept.height else [],
+    )
 
 
 def _front(trials: pl.DataFrame, objectives: Sequence[str], front: pl.Series) -> Section:
     pairs = list(itertools.combinations(objectives, 2))[:MOST_PAIRS]
     if not pairs:
         return Section("Pareto front", "", [])
-    panels = Panels([f"{_name(y)} against {_name(x)}" for x, y in pairs], columns=len(pairs) if len(pairs) < 3 else 2,
-                    panel_px=330)  # fmt: skip
+    panels = Panels(
+        [f"{_name(y)} against {_name(x)}" for x, y in pairs], columns=len(pairs) if len(pairs) < 3 else 2, panel_px=330
+    )
     for panel, (x, y) in enumerate(pairs):
         for fate, colour in STATES.items():
             part = _thinned(trials.filter((pl.col("fate") == fate) & ~front).drop_nulls([x, y]))
             if part.height:
                 _points(panels, panel, fate, part, (x, y), {"color": colour, "size": 6, "opacity": 0.45})
         best = trials.filter(front).drop_nulls([x, y]).sort(x)
-        _points(panels, panel, "Pareto front", best, (x, y), {"color": PALETTE[0], "size": 8},
-                "lines+markers" if len(objectives) == 2 else "markers")  # fmt: skip
+        _points(
+            panels,
+            panel,
+            "Pareto front",
+            best,
+            (x, y),
+            {"color": PALETTE[0], "size": 8},
+            "lines+markers" if len(objectives) == 2 else "markers",
+        )
         panels.axes(panel, {"title_text": _name(x)}, {"title_text": _name(y)})
     says = "Trials by two objectives. Of those on the front, none is beaten in every objective by another."
     return Section("Pareto front", says, [Figure("Pareto front", panels.finish(), trials.filter(front))])
 
 
-def _points(panels: Panels, panel: int, name: str, part: pl.DataFrame, axes: tuple[str, str], marker: dict[str, Any],
-            mode: str = "markers") -> None:  # fmt: skip
+def _points(
+    panels: Panels,
+    panel: int,
+    name: str,
+    part: pl.DataFrame,
+    axes: tuple[str, str],
+    marker: dict[str, Any],
+    mode: str = "markers",
+) -> None:
     line = {"line": {"color": marker["color"], "width": 1.4, "shape": "linear"}} if "lines" in mode else {}
-    panels.add(panel, name, "scatter", x=part[axes[0]].to_numpy(), y=part[axes[1]].to_numpy(), mode=mode, marker=marker,
-               text=[f"trial {number}" for number in part["number"]],
-               hovertemplate="%{text}: %{x:.4~g}, %{y:.4~g}<extra></extra>", **line)  # fmt: skip
+    panels.add(
+        panel,
+        name,
+        "scatter",
+        x=part[axes[0]].to_numpy(),
+        y=part[axes[1]].to_numpy(),
+        mode=mode,
+        marker=marker,
+        text=[f"trial {number}" for number in part["number"]],
+        hovertemplate="%{text}: %{x:.4~g}, %{y:.4~g}<extra></extra>",
+        **line,
+    )
 
 
 def _importance(study: Study) -> Section:
@@ -175,8 +221,15 @@ def _importance(study: Study) -> Section:
     panels = Panels(["share of an objective's variance that a key explains"], panel_px=max(180, 34 + 26 * len(order)))
     for objective, colour in zip(found["objective"].unique(maintain_order=True), PALETTE * 9, strict=False):
         part = found.filter((pl.col("objective") == objective) & pl.col("key").is_in(order))
-        panels.add(0, objective, "bar", x=part["importance"].to_numpy(), y=part["key"].to_list(), orientation="h",
-                   marker={"color": colour})  # fmt: skip
+        panels.add(
+            0,
+            objective,
+            "bar",
+            x=part["importance"].to_numpy(),
+            y=part["key"].to_list(),
+            orientation="h",
+            marker={"color": colour},
+        )
     panels.axes(0, {"rangemode": "tozero"}, {"categoryorder": "array", "categoryarray": order[::-1]})
     says = "How much each tuned key mattered to each objective; the keys that mattered most are on top."
     return Section("Importance", says, [Figure("importance", panels.finish(barmode="group", bargap=0.3), found)])
@@ -194,13 +247,26 @@ def _slices(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str]
             part = _thinned(trials.filter(pl.col("fate") == fate).drop_nulls([key, first]))
             if part.height:
                 x = part[key].to_numpy() if numeric else [str(value) for value in part[key]]
-                panels.add(panel, fate, "scatter", x=x, y=part[first].to_numpy(), mode="markers",
-                           marker={"color": STATES[fate], "size": 4, "opacity": 0.55})  # fmt: skip
-        wide = numeric and (low := trials[key].min()) > 0 and trials[key].max() > 100 * low  # type: ignore[operator]
-        panels.axes(panel, {"type": "log" if wide else "linear" if numeric else "category", "nticks": 5},
-                    {"title_text": _name(first) if panel % 3 == 0 else None})  # fmt: skip
-    return Section("Slices", f"{_name(first)} of each trial against each key, those that mattered most first.",
-                   [Figure("slices", panels.finish())])  # fmt: skip
+                panels.add(
+                    panel,
+                    fate,
+                    "scatter",
+                    x=x,
+                    y=part[first].to_numpy(),
+                    mode="markers",
+                    marker={"color": STATES[fate], "size": 4, "opacity": 0.55},
+                )
+        wide = numeric and spreads(trials[key].drop_nulls().to_numpy())
+        panels.axes(
+            panel,
+            {"type": "log" if wide else "linear" if numeric else "category", "nticks": 5},
+            {"title_text": _name(first) if panel % 3 == 0 else None},
+        )
+    return Section(
+        "Slices",
+        f"{_name(first)} of each trial against each key, those that mattered most first.",
+        [Figure("slices", panels.finish())],
+    )
 
 
 def _thinned(part: pl.DataFrame) -> pl.DataFrame:

@@ -1,7 +1,8 @@
 """The verb `report`: one HTML page about runs and studies, its tables beside it, and a timeline of a run."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from replay.report.page import Page
 from replay.report.parts import Figure, Section
 from replay.report.save import save
 from replay.report.style import plotly
+from replay.report.timeline import timeline
 from replay.study.verb import split
 from replay.table import show
 
@@ -28,7 +30,7 @@ STUDIES: dict[str, tuple[str, Callable[[Study], list[Section]]]] = {
 ROWS = {"tune": "trials", "compare": "differences", "capacity": "configurations"}
 USAGE = """usage: kvreplay report FOLDER... [report.key=value ...]
 
-FOLDER is a run directory, the folder of a multirun, or that of a study (tune, compare, capacity); several make one page.
+FOLDER is a run directory, the folder of a multirun, or that of a study (tune, compare, capacity); several make one.
 
   report.out=FILE.html       the page; FOLDER/report.html of one folder, report.html of several when not given
   report.windows=120         windows into which the time of runs is cut, at most
@@ -57,10 +59,38 @@ def main(arguments: Sequence[str]) -> int:
     folders = [Path(text) for text in dict.fromkeys(others)]
     sources = read(folders, values["runs"])
     out = Path(values["out"] or (folders[0] / "report.html" if len(folders) == 1 else "report.html"))
+    also, counted = _timeline(sources, values, out)
     page = compose(sources, values["windows"])
-    files = save(page, out)
+    files = save(page, out, also)
     _tell(sources, page, out, files)
+    for path, content in also.items():
+        drawn = ", ".join(f"{count:,} {name}" for name, count in counted.most_common())
+        show(f"timeline in {path} ({len(content) / 1e6:.1f} MB; open it at ui.perfetto.dev): {drawn}")
     return 0
+
+
+def _timeline(sources: Sequence[Any], values: Mapping[str, Any], out: Path) -> tuple[dict[Path, bytes], Counter[str]]:
+    """Return the timeline that is asked for, by its path, and what is on it; nothing where none is."""
+    if values["timeline"] is None:
+        if values["window_s"] is not None:
+            raise ConfigError(
+                "report.window_s chooses what a timeline shows, but none is asked for. Write "
+                "report.timeline=run.perfetto-trace."
+            )
+        return {}, Counter()
+    path = Path(values["timeline"])
+    if path.is_dir() or path.absolute() == out.absolute():
+        raise ConfigError(
+            f"report.timeline must be the path of a file of its own, but is '{path}'. Write "
+            f"report.timeline=run.perfetto-trace."
+        )
+    if len(sources) != 1 or not isinstance(sources[0], Run):
+        raise ConfigError(
+            "report.timeline draws one run directory, but the report is about other or more folders. Name "
+            "that run alone."
+        )
+    content, counted = timeline(sources[0], values["window_s"])
+    return {path: content}, counted
 
 
 def compose(sources: Sequence[Run | Sweep | Study], windows: int) -> Page:
@@ -73,11 +103,21 @@ def compose(sources: Sequence[Run | Sweep | Study], windows: int) -> Page:
     studies = [one for one in sources if isinstance(one, Study)]
     names = ", ".join(one.folder.resolve().name for one in sources)
     looks = look(drawn, windows) if drawn else None
-    page = Page(f"kvreplay: {names}", " ".join([*_about(drawn), *(f"A study of {_what(one)[1]}." for one in studies)]),
-                looks.colours if looks else None)  # fmt: skip
+    page = Page(
+        f"kvreplay: {names}",
+        " ".join([*_about(drawn), *(f"A study of {_what(one)[1]}." for one in studies)]),
+        looks.colours if looks else None,
+    )
     if looks is not None:
-        page.add("Run" if looks.alone else "Runs", [*runs.sections(looks, sweeps), *over_time.sections(looks),
-                                                    *stores.sections(looks), runs.configurations(looks)])  # fmt: skip
+        page.add(
+            "Run" if looks.alone else "Runs",
+            [
+                *runs.sections(looks, sweeps),
+                *over_time.sections(looks),
+                *stores.sections(looks),
+                runs.configurations(looks),
+            ],
+        )
     elif sweeps:
         page.add("Runs", [runs.swept(sweep) for sweep in sweeps])
     for study in studies:
@@ -105,8 +145,12 @@ def _tell(sources: Sequence[Any], page: Page, out: Path, files: Sequence[Path]) 
         table.add_row(str(one.folder), *_what(one))
     figures = sum(isinstance(part, Figure) for part in page.parts())
     size_mb = out.stat().st_size / 1e6
-    show(table, "", f"{figures} figures in {out} ({size_mb:.1f} MB)", f"{len(files)} tables, each as Parquet and CSV, in "
-         f"{files[0].parent if files else '-'}")  # fmt: skip
+    show(
+        table,
+        "",
+        f"{figures} figures in {out} ({size_mb:.1f} MB)",
+        f"{len(files)} tables, each as Parquet and CSV, in {files[0].parent if files else '-'}",
+    )
 
 
 def _what(one: Run | Sweep | Study) -> tuple[str, str]:
@@ -131,9 +175,11 @@ def _value(key: str, text: str) -> Any:
                 return low, high
         except ValueError:
             pass
-    wanted = {"out": "the path of a page, as in report.html", "timeline": "the path of a file, as in run.perfetto-trace",
-              "windows": "a whole number from 1 to 2000", "runs": "a whole number from 1 to 2000",
-              "window_s": "two times in seconds, the first one lower, as in [0,60]"}  # fmt: skip
+    wanted = {
+        "out": "the path of a page, as in report.html",
+        "timeline": "the path of a file, as in run.perfetto-trace",
+        "windows": "a whole number from 1 to 2000",
+        "runs": "a whole number from 1 to 2000",
+        "window_s": "two times in seconds, the first one lower, as in [0,60]",
+    }
     raise ConfigError(f"report.{key} must be {wanted[key]}, but is '{text}'.")
-
-

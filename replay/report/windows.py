@@ -8,8 +8,11 @@ import polars as pl
 
 from replay.metrics import FINISHED, HIT_RATE, PS_PER_S, SLO_ATTAINMENT
 
-PHASES = {"waiting": ("arrival_ps", "scheduled_ps"), "prefill": ("scheduled_ps", "first_token_ps"),
-          "decoding": ("first_token_ps", "finish_ps")}  # fmt: skip
+PHASES = {
+    "waiting": ("arrival_ps", "scheduled_ps"),
+    "prefill": ("scheduled_ps", "first_token_ps"),
+    "decoding": ("first_token_ps", "finish_ps"),
+}
 ROUND_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
 
@@ -58,19 +61,23 @@ def horizon_ps(requests: pl.DataFrame) -> tuple[int, int]:
     return (low, max(known)) if isinstance(low, int) else (0, 0)
 
 
-def windows(requests: Iterable[pl.DataFrame], most: int) -> Windows:
-    """Cut the time of runs into at most so many windows, whose length is a round number of seconds where it can be.
+def length_ps(requests: Iterable[pl.DataFrame], most: int) -> int:
+    """Return the length of windows that cut each of some runs into about `most` or fewer: a round number of seconds.
 
-    requests : rows of the runs, whose windows are the same
+    requests : rows of the runs; what is shorter than a second takes a power of ten, or 2 or 5 times that
     """
     spans = [horizon_ps(frame) for frame in requests]
-    start, end = min(low for low, _ in spans), max(high for _, high in spans)
-    least_s = (end - start) / most / PS_PER_S
+    least_s = max(end - start for start, end in spans) / most / PS_PER_S
     power = 10.0 ** np.floor(np.log10(least_s)) if least_s > 0 else 1e-6
     steps = ROUND_S if 1.0 <= least_s <= ROUND_S[-1] else tuple(power * step for step in (1, 2, 5, 10))
-    length_ps = max(1, round(next(step for step in steps if step >= least_s * (1 - 1e-9)) * PS_PER_S))
-    aligned = start // length_ps * length_ps
-    return Windows(aligned, length_ps, max(1, -(-(end - aligned) // length_ps)), start, end)
+    return max(1, round(next(step for step in steps if step >= least_s * (1 - 1e-9)) * PS_PER_S))
+
+
+def windows(requests: pl.DataFrame, length: int) -> Windows:
+    """Cut the time of a run into windows of a length [ps]; runs with the same length have the same edges inside."""
+    first, end = horizon_ps(requests)
+    start = first // length * length
+    return Windows(start, length, max(1, -(-(end - start) // length)), first, end)
 
 
 def counts(starts_ps: np.ndarray, ends_ps: np.ndarray, cut: Windows) -> tuple[np.ndarray, np.ndarray]:
@@ -137,10 +144,16 @@ def by_window(requests: pl.DataFrame, cut: Windows, usd_per_hour: float | None) 
                    prefill, decoding (mean) and most_waiting, most_prefill, most_decoding; usd_so_far,
                    usd_per_million_tokens
     """
-    arrived = requests.filter(pl.col("arrival_ps").is_not_null()).group_by(window=cut.index("arrival_ps")).agg(
-        arrivals=pl.len(), hit_rate=HIT_RATE, slo_attainment=SLO_ATTAINMENT)  # fmt: skip
-    finished = requests.filter(FINISHED).group_by(window=cut.index("finish_ps")).agg(
-        met=pl.col("slo_met").sum(), tokens=pl.col("generated_tokens").cast(pl.Int64).sum())  # fmt: skip
+    arrived = (
+        requests.filter(pl.col("arrival_ps").is_not_null())
+        .group_by(window=cut.index("arrival_ps"))
+        .agg(arrivals=pl.len(), hit_rate=HIT_RATE, slo_attainment=SLO_ATTAINMENT)
+    )
+    finished = (
+        requests.filter(FINISHED)
+        .group_by(window=cut.index("finish_ps"))
+        .agg(met=pl.col("slo_met").sum(), tokens=pl.col("generated_tokens").cast(pl.Int64).sum())
+    )
     frame = pl.DataFrame({"window": np.arange(cut.count), "window_s": cut.starts_s, "length_s": cut.lengths_s})
     frame = frame.join(arrived, on="window", how="left").join(finished, on="window", how="left").sort("window")
     per_s = {"arrivals_per_s": "arrivals", "goodput_per_s": "met", "output_tokens_per_s": "tokens"}
@@ -159,10 +172,14 @@ def by_window(requests: pl.DataFrame, cut: Windows, usd_per_hour: float | None) 
 
 
 def by_tier(requests: pl.DataFrame, cut: Windows) -> pl.DataFrame:
-    """Return SLO attainment by tier and window of arrival: tier, window_s, arrived, slo_attainment."""
+    """Return SLO attainment by tier and window of arrival: tier, window_s, length_s, arrived, slo_attainment."""
     arrived = requests.filter(pl.col("arrival_ps").is_not_null())
-    found = arrived.group_by("tier", window=cut.index("arrival_ps")).agg(arrived=pl.len(),
-                                                                         slo_attainment=SLO_ATTAINMENT)  # fmt: skip
-    starts = pl.Series("window_s", cut.starts_s)
-    found = found.sort("tier", "window").with_columns(window_s=starts.gather(found.sort("tier", "window")["window"]))
-    return found.select("tier", "window_s", "arrived", "slo_attainment")
+    found = arrived.group_by("tier", window=cut.index("arrival_ps")).agg(
+        arrived=pl.len(), slo_attainment=SLO_ATTAINMENT
+    )
+    found = found.sort("tier", "window")
+    at = found["window"].to_numpy()
+    times = {"window_s": cut.starts_s[at], "length_s": cut.lengths_s[at]}
+    return found.with_columns(pl.Series(name, values) for name, values in times.items()).select(
+        "tier", *times, "arrived", "slo_attainment"
+    )
