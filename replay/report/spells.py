@@ -31,6 +31,7 @@ OPENING = {
     "handoff": "handoff",
     "fetch": "fetch",
 }
+ENDING = ("finish", "reject", "fail")
 COLUMNS = ("time_ps", "kind", "request", "instance", "value")
 
 
@@ -52,10 +53,23 @@ def log(path: Path) -> pl.DataFrame:
     return pl.from_arrow(table).with_columns(pl.col("kind").cast(pl.String))  # type: ignore[union-attr]
 
 
-def spells(happened: pl.DataFrame) -> pl.DataFrame:
+def around(happened: pl.DataFrame, window_ps: tuple[int, int]) -> pl.DataFrame:
+    """Return all events of the requests that were there in a window.
+
+    happened : as `log` returns
+    """
+    last = pl.col("kind").last().is_in(ENDING)
+    there = happened.group_by("request").agg(low=pl.col("time_ps").first(), high=pl.col("time_ps").last(),
+                                             over=last)  # fmt: skip
+    there = there.filter((pl.col("low") <= window_ps[1]) & ((pl.col("high") >= window_ps[0]) | ~pl.col("over")))
+    return happened.join(there.select("request"), on="request", how="semi", maintain_order="left")
+
+
+def spells(happened: pl.DataFrame, last_ps: int | None = None) -> pl.DataFrame:
     """Return every interval of every request, in the order of requests and time.
 
     happened : as `log` returns
+    last_ps  : when the log ends, None for its last event here
     returns  : request; what: before (arrived, not yet anywhere), held (in the cluster queue), waiting (at an instance),
                running (in its batch), fetch or handoff (KV under way); instance, null for none; start_ps; end_ps, the
                last event's time for what had not ended; token_ps, the first token where it came in this interval;
@@ -63,7 +77,7 @@ def spells(happened: pl.DataFrame) -> pl.DataFrame:
     """
     if not happened.height:
         return pl.DataFrame(schema=SCHEMA)
-    last_ps = int(happened["time_ps"].max())  # type: ignore[arg-type]
+    last_ps = int(happened["time_ps"][-1]) if last_ps is None else last_ps
     token = happened.filter(pl.col("kind") == "token").select("request", token_ps="time_ps")
     steps = happened.filter(pl.col("kind") != "token").with_row_index("order").sort("request", "order")
     following = {

@@ -10,7 +10,7 @@ from replay.errors import ConfigError
 from replay.metrics import PS_PER_S
 from replay.report.folders import Run
 from replay.report.lanes import clipped, lanes, levels
-from replay.report.spells import log, phases, spells
+from replay.report.spells import around, log, phases, spells
 from replay.report.tracks import Tracks
 
 MOST = 400_000  # rows of a window: about 50 MB, and as much as a browser draws with ease
@@ -34,7 +34,9 @@ def timeline(run: Run, window_s: tuple[float, float] | None) -> tuple[bytes, Cou
     tracks = Tracks()
     happened = log(run.events)
     window_ps = _window(run, happened, window_s)
-    found = spells(happened)
+    last_ps = int(happened["time_ps"][-1])
+    happened = around(happened, window_ps)
+    found = spells(happened, last_ps)
     shown = _Shown(tracks, run, window_ps, found)
     shown.cluster(found, happened)
     for instance in sorted(found["instance"].drop_nulls().unique().to_list()):

@@ -18,6 +18,7 @@ from replay.report.parts import Figure, Section
 from replay.report.save import save
 from replay.report.style import plotly
 from replay.report.timeline import timeline
+from replay.run import MULTIRUN
 from replay.study.verb import split
 from replay.table import show
 
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     if any(text in ("-h", "--help") for text in arguments):
         print(USAGE)
         return 0
+    if any(text in MULTIRUN for text in arguments):
+        raise ConfigError("report replays nothing, so that it takes no -m. Name the folder of the multirun instead.")
     values, others = split("report", arguments, DEFAULTS, _value)
     for text in others:
         if text.startswith("-") or ("=" in text and not Path(text).exists()):

@@ -93,7 +93,7 @@ def counts(starts_ps: np.ndarray, ends_ps: np.ndarray, cut: Windows) -> tuple[np
     mean = open_at.astype(np.float64)
     for times, sign in ((starts, 1.0), (ends, -1.0)):
         inside = times[(times > edges[0]) & (times < edges[-1])]
-        window = np.searchsorted(edges, inside, "right") - 1
+        window = np.searchsorted(edges, inside, "left") - 1  # at an edge: `open_at` has counted it in the window after
         after_s = (edges[window + 1] - inside) / PS_PER_S
         mean += sign * np.bincount(window, after_s, cut.count) / length_s
     times, change = _changes(starts, ends)
