@@ -5,17 +5,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from replay import cli
-from replay.report.save import save
+from replay.report.page import Page
+from replay.report.parts import Section, Table
 from replay.report.verb import compose
 from tests.report.folders import capacity_folder, compare_folder, tune_folder
 
 pytest.importorskip("plotly", reason="plotly is not installed: pip install 'kvreplay[test]'")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=8000",
-         "--enable-logging=stderr")  # fmt: skip
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--virtual-time-budget=8000", "--enable-logging=stderr")  # fmt: skip
 
 
 def opened(page: Path, scratch: Path) -> tuple[str, str]:
@@ -48,16 +50,20 @@ def check_drawn(page: Path, scratch: Path) -> dict[str, int]:
     return figures
 
 
-def test_the_check_sees_a_broken_page(runs, tmp_path):
-    from replay.report.folders import read
-
-    page = compose(read([runs / "split"], 8), 60)
-    save(page, tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    place = text.index('type="application/json"')
-    (tmp_path / "page.html").write_text(text[:place] + text[place:].replace("{", "{,", 1), encoding="utf-8")
+def test_the_page_tells_what_goes_wrong(tmp_path):
+    """What the other tests rely on: broken data and a request to elsewhere are both counted."""
+    page = Page("broken", "says")
+    page.add("group", [Section("section", "says", [Table("table", pl.DataFrame({"run": ["a"]}))])])
+    wrong = (
+        '<div class="figure" id="f"></div><script type="application/json" id="f-data">{,}</script>'
+        '<img src="http://elsewhere.invalid/x.png">'
+    )
+    out = tmp_path / "page.html"
+    out.write_text(page.html().replace("</main>", f"{wrong}</main>"), encoding="utf-8")
+    text, console = opened(out, tmp_path / "browser")
+    assert 'data-errors="2"' in text and 'data-drawn="0"' in text and "elsewhere.invalid" in console
     with pytest.raises(AssertionError):
-        check_drawn(tmp_path / "page.html", tmp_path / "browser")
+        check_drawn(out, tmp_path / "browser")
 
 
 @pytest.mark.parametrize("what", ["run", "runs and studies"])

@@ -99,8 +99,8 @@ def test_studies_show_what_their_folders_have(tmp_path):
     folders = [tune_folder(tmp_path / "a"), compare_folder(tmp_path / "b"), capacity_folder(tmp_path / "c")]
     page = compose(read(folders, 8), 60)
     for title in ("History", "Pareto front", "Importance", "Parallel coordinates", "Slices", "Differences",
-                  "Replicates", "Worst tiers and windows", "Capacity", "Attainment against the rate", "Attainment by tier",
-                  "Attainment against the SLO", "Tuned against default"):  # fmt: skip
+                  "Replicates", "Worst tiers and windows", "Capacity", "Attainment against the rate",
+                  "Attainment by tier", "Attainment against the SLO", "Tuned against default"):  # fmt: skip
         assert title in sections(page), title
     verdicts = dict(tables(page)["differences"].select("metric", "verdict").head(5).iter_rows())
     assert verdicts["ttft_s_p99"] == "better" and verdicts["tpot_s_p50"] == "not decided"
