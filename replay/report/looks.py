@@ -50,13 +50,24 @@ class Looks:
         return np.asarray(seconds, np.float64) / (3600.0 if self.in_hours else 1.0)
 
     def steps(self, part: pl.DataFrame, column: str) -> tuple[np.ndarray, list[float | None]]:
-        """Return a column by window as steps: where each begins, the last one's end too; None, a gap, for no value.
+        """Return a column by window as steps, each from its start to its end, with a gap where there is no value.
 
         part : rows with window_s, length_s and the column, in the order of time
         """
-        values = [None if value is None else float(f"{value:.5g}") for value in part[column].to_list()]
-        starts = part["window_s"].to_numpy()
-        return self.time(np.append(starts, starts[-1:] + part["length_s"].to_numpy()[-1:])), [*values, *values[-1:]]
+        x: list[float] = []
+        y: list[float | None] = []
+        end = None
+        for start, length, value in part.select("window_s", "length_s", column).iter_rows():
+            if end is not None and (value is None or start > end + 1e-6 * length):  # the step before ends in a gap
+                x, y, end = [*x, end, end], [*y, y[-1], None], None
+            if value is not None:
+                x.append(start)
+                y.append(float(f"{value:.5g}"))
+                end = start + length
+        if end is not None:
+            x.append(end)
+            y.append(y[-1])
+        return self.time(x), y
 
     @property
     def in_hours(self) -> bool:

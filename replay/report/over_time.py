@@ -9,7 +9,7 @@ from replay.report.folders import Run
 from replay.report.looks import Looks
 from replay.report.parts import Column, Figure, Section, Table
 from replay.report.spells import running, utilisation
-from replay.report.style import BLUES, INK, PALETTE, Panels, finish, floats, plain, plotly
+from replay.report.style import BLUES, INK, PALETTE, Panels, finish, floats, log_axis, plain, plotly
 from replay.report.windows import PHASES, by_tier, by_window
 
 PHASE_COLOURS = {"waiting": PALETTE[1], "prefill": PALETTE[0], "decoding": PALETTE[2]}
@@ -209,13 +209,12 @@ def _cost(looks: Looks, every: pl.DataFrame) -> Section:
     for run in looks.runs:
         part = every.filter(pl.col("run") == run.label)
         colour, dash = (INK, "solid") if looks.alone else looks.styles[run.label]
-        ends = looks.time(part["window_s"] + part["length_s"])
-        panels.line(0, "" if looks.alone else run.label, ends, part["usd_so_far"].to_numpy(), color=colour, dash=dash)
+        ends = looks.time([part["window_s"][0], *(part["window_s"] + part["length_s"])])
+        panels.line(0, "" if looks.alone else run.label, ends, [0.0, *part["usd_so_far"]], color=colour, dash=dash)
     _steps(panels, 1, looks, every, "usd_per_million_tokens")
     for panel in (0, 1):
         panels.axes(panel, {"title_text": looks.time_title}, {"rangemode": "tozero"})
-    prices = every["usd_per_million_tokens"].drop_nulls()
-    middle, most = prices.median(), prices.max()
-    if isinstance(middle, float) and isinstance(most, float) and most > 8 * middle:
-        panels.axes(1, None, {"type": "log", "dtick": 1, "tickformat": "~g"})
+    prices = every["usd_per_million_tokens"].drop_nulls().to_numpy()
+    if len(prices) and prices.min() > 0 and prices.max() > 8 * np.median(prices):
+        panels.axes(1, None, log_axis(float(prices.min()), float(prices.max())))
     return Section("Cost", says, [Figure("cost", panels.finish())])

@@ -44,10 +44,10 @@ def coordinates(trials: pl.DataFrame, keys: Sequence[str], objectives: Sequence[
         _axis(plot, place, axis, marks)
     finish(plot, 340, margin={"l": 60, "r": 90, "t": 56, "b": 20}, hovermode=False)
     plot.update_xaxes(visible=False, range=[-0.2, len(axes) - 0.6], fixedrange=True)
-    plot.update_yaxes(visible=False, range=[-0.06, 1.12], fixedrange=True)
+    plot.update_yaxes(visible=False, range=[-0.06, 1.2], fixedrange=True)
     says = (
         f"Each line is a trial that kept its constraints, through its keys and objectives; the darker, the better its "
-        f"{first.partition('.')[2]}. Wide lines are best: on the Pareto front."
+        f"{short(first)}. Wide lines are best: on the Pareto front."
     )
     return Section("Parallel coordinates", says, [Figure("parallel coordinates", plot)])
 
@@ -67,9 +67,15 @@ def _scaled(column: pl.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
     return (bent - bent.min()) / span, [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
 
 
+def short(column: str) -> str:
+    """Return the name of a column of trials without what it is and that it is a policy's: "route.weight"."""
+    return column.partition(".")[2].removeprefix("policy/").removeprefix("policy.")
+
+
 def spreads(values: np.ndarray) -> bool:
-    """Tell whether values ask for a logarithmic axis: all above 0, over two powers of ten."""
-    return len(values) > 0 and bool(values.min() > 0 and values.max() > 100 * values.min())
+    """Tell whether values ask for a logarithmic axis: above 0, over two powers of ten, and most of them small."""
+    wide = len(values) > 0 and values.min() > 0 and values.max() > 100 * values.min()
+    return bool(wide and np.median(values) < 0.25 * values.max())
 
 
 def _draw(plot: Any, chosen: np.ndarray, colour: str, wide: bool) -> None:
@@ -89,9 +95,11 @@ def _draw(plot: Any, chosen: np.ndarray, colour: str, wide: bool) -> None:
 
 def _axis(plot: Any, place: int, axis: str, marks: Sequence[tuple[float, str]]) -> None:
     plot.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": INK, "width": 1}, layer="above")
-    name = plain(axis.partition(".")[2])
-    short = name if len(name) <= 22 else "…" + name[-21:]
-    plot.add_annotation(x=place, y=1.07, text=f"<b>{short}</b>", showarrow=False, textangle=0, font={"size": 11})
+    name = plain(short(axis))
+    fits = name if len(name) <= 26 else "…" + name[-25:]
+    plot.add_annotation(
+        x=place, y=1.07 + 0.07 * (place % 2), text=f"<b>{fits}</b>", showarrow=False, textangle=0, font={"size": 11}
+    )
     for height, text in marks:
         plot.add_annotation(
             x=place,

@@ -253,7 +253,7 @@ def _latencies(looks: Looks) -> Section:
             _targets(panels, panel, metric, looks, float(everything.max(initial=0.0)))
         panels.axes(
             panel,
-            log_axis("") if heavy else {"rangemode": "tozero"},
+            log_axis(lowest, float(everything.max())) if heavy else {"rangemode": "tozero"},
             {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25},
         )
     whose = "by tier; dashed verticals are targets of tiers, where they are in sight" if looks.alone else "by run"

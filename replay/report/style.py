@@ -1,6 +1,7 @@
 """How figures look: colours that stay with a tier or a run, small multiples, one legend, light grids."""
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -149,6 +150,13 @@ def finish(plot: Any, panels_px: int, **layout: Any) -> Any:
     return plot
 
 
-def log_axis(title: str) -> dict[str, Any]:
-    """Return a logarithmic axis with few ticks, written in plain digits."""
-    return {"type": "log", "dtick": 1, "tickformat": "~g", "exponentformat": "none", "title_text": title}
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis with few ticks in plain digits: powers of ten, or 1, 2 and 5 where those are few.
+
+    low, high : of the values, above 0
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+    near = [tick for tick in ticks if 0.5 * low <= tick <= 2.0 * high]
+    return {"type": "log", "tickmode": "array", "tickvals": near, "ticktext": [f"{tick:,.10g}" for tick in near]}

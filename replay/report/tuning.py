@@ -10,9 +10,9 @@ import polars as pl
 from replay.errors import ConfigError
 from replay.report.direction import way
 from replay.report.folders import Study
-from replay.report.parallel import coordinates, spreads
+from replay.report.parallel import coordinates, short, spreads
 from replay.report.parts import Column, Figure, Folded, Section, Table
-from replay.report.style import BAD, GOOD, INK, PALE, PALETTE, Panels
+from replay.report.style import BAD, GOOD, INK, PALE, PALETTE, Panels, log_axis
 from replay.table import HIGHER, LOWER
 
 OBJECTIVE, PARAM, CONSTRAINT = "objective.", "param.", "constraint."
@@ -86,10 +86,6 @@ def _by_importance(study: Study, keys: list[str]) -> list[str]:
     return sorted(varying, key=lambda key: -float(weight.get(key.removeprefix(PARAM)) or 0.0))
 
 
-def _name(column: str) -> str:
-    return column.partition(".")[2]
-
-
 def _gained(study: Study) -> Section:
     """Return what the study found beside the default: a row a metric, a column for each of them."""
     prefixes = ("held_out.default.", "held_out.tuned.", "default.", "tuned.", "held_out.")
@@ -114,7 +110,7 @@ def _gained(study: Study) -> Section:
 def _history(trials: pl.DataFrame, objectives: Sequence[str]) -> Section:
     """Return each objective by trial, with the best so far of the trials kept."""
     panels = Panels(
-        [f"{_name(name)} ({'higher' if better(name) == HIGHER else 'lower'} is better)" for name in objectives],
+        [f"{short(name)} ({'higher' if better(name) == HIGHER else 'lower'} is better)" for name in objectives],
         columns=1 if len(objectives) == 1 else 2,
     )
     for panel, name in enumerate(objectives):
@@ -151,8 +147,8 @@ def _best(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str], 
     kept = trials.filter(front) if len(objectives) > 1 else trials.filter(pl.col("fate") == "kept")
     first = objectives[0]
     kept = kept.sort(first, descending=better(first) == HIGHER, nulls_last=True).head(BEST)
-    columns = [Column("number", "trial"), *(Column(name, _name(name)) for name in (*objectives, *keys))]
-    which = "The best trials" if len(objectives) == 1 else f"Trials on the Pareto front, by {_name(first)}"
+    columns = [Column("number", "trial"), *(Column(name, short(name)) for name in (*objectives, *keys))]
+    which = "The best trials" if len(objectives) == 1 else f"Trials on the Pareto front, by {short(first)}"
     kept = kept.select(column.key for column in columns)
     return Section(
         "Best trials",
@@ -166,7 +162,7 @@ def _front(trials: pl.DataFrame, objectives: Sequence[str], front: pl.Series) ->
     if not pairs:
         return Section("Pareto front", "", [])
     panels = Panels(
-        [f"{_name(y)} against {_name(x)}" for x, y in pairs], columns=len(pairs) if len(pairs) < 3 else 2, panel_px=330
+        [f"{short(y)} against {short(x)}" for x, y in pairs], columns=len(pairs) if len(pairs) < 3 else 2, panel_px=330
     )
     for panel, (x, y) in enumerate(pairs):
         for fate, colour in STATES.items():
@@ -183,7 +179,7 @@ def _front(trials: pl.DataFrame, objectives: Sequence[str], front: pl.Series) ->
             {"color": PALETTE[0], "size": 8},
             "lines+markers" if len(objectives) == 2 else "markers",
         )
-        panels.axes(panel, {"title_text": _name(x)}, {"title_text": _name(y)})
+        panels.axes(panel, {"title_text": short(x)}, {"title_text": short(y)})
     says = "Trials by two objectives. Of those on the front, none is beaten in every objective by another."
     return Section("Pareto front", says, [Figure("Pareto front", panels.finish(), trials.filter(front))])
 
@@ -240,7 +236,7 @@ def _slices(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str]
     if not keys:
         return Section("Slices", "", [])
     first = objectives[0]
-    panels = Panels([_name(key) for key in keys], columns=3, panel_px=200)
+    panels = Panels([short(key) for key in keys], columns=3, panel_px=200)
     for panel, key in enumerate(keys):
         numeric = trials[key].dtype.is_numeric()
         for fate in ("kept", "out of bounds"):
@@ -257,14 +253,17 @@ def _slices(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str]
                     marker={"color": STATES[fate], "size": 4, "opacity": 0.55},
                 )
         wide = numeric and spreads(trials[key].drop_nulls().to_numpy())
+        values = trials[key].drop_nulls()
         panels.axes(
             panel,
-            {"type": "log" if wide else "linear" if numeric else "category", "nticks": 5},
-            {"title_text": _name(first) if panel % 3 == 0 else None},
+            log_axis(values.min(), values.max())
+            if wide
+            else {"type": "linear" if numeric else "category", "nticks": 5},
+            {"title_text": short(first) if panel % 3 == 0 else None},
         )
     return Section(
         "Slices",
-        f"{_name(first)} of each trial against each key, those that mattered most first.",
+        f"{short(first)} of each trial against each key, those that mattered most first.",
         [Figure("slices", panels.finish())],
     )
 
