@@ -147,7 +147,7 @@ def _best(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str], 
     kept = trials.filter(front) if len(objectives) > 1 else trials.filter(pl.col("fate") == "kept")
     first = objectives[0]
     kept = kept.sort(first, descending=better(first) == HIGHER, nulls_last=True).head(BEST)
-    columns = [Column("number", "trial"), *(Column(name, short(name)) for name in (*objectives, *keys))]
+    columns = [Column("number", "trial"), *(Column(name, name.partition(".")[2]) for name in (*objectives, *keys))]
     which = "The best trials" if len(objectives) == 1 else f"Trials on the Pareto front, by {short(first)}"
     kept = kept.select(column.key for column in columns)
     return Section(
@@ -252,11 +252,11 @@ def _slices(trials: pl.DataFrame, objectives: Sequence[str], keys: Sequence[str]
                     mode="markers",
                     marker={"color": STATES[fate], "size": 4, "opacity": 0.55},
                 )
-        wide = numeric and spreads(trials[key].drop_nulls().to_numpy())
-        values = trials[key].drop_nulls()
+        values = trials[key].drop_nulls().to_numpy()
+        wide = numeric and spreads(values)
         panels.axes(
             panel,
-            log_axis(values.min(), values.max())
+            log_axis(float(values.min()), float(values.max()))
             if wide
             else {"type": "linear" if numeric else "category", "nticks": 5},
             {"title_text": short(first) if panel % 3 == 0 else None},
