@@ -123,12 +123,10 @@ def _curve(study: Study, styles: dict[str, tuple[str, str]]) -> Section:
 def _by_tier(study: Study) -> Section:
     """Return attainment by tier: a panel a configuration."""
     found = study.tables.get("curve")
-    columns = (
-        [] if found is None else [name for name in found.columns if name.endswith(ATTAINMENT) and name != ATTAINMENT]
-    )
+    columns = [] if found is None else [name for name in found.columns if ATTAINMENT in name and name != ATTAINMENT]
     if found is None or not columns or not {"configuration", "rate_scale"} <= set(found.columns):
         return Section("Attainment by tier", "", [])
-    tiers = {name: name.removesuffix(ATTAINMENT).rstrip("._") for name in columns}
+    tiers = {name: name.replace(ATTAINMENT, "").strip("._") for name in columns}
     colours = tier_colours(tiers.values())
     names = found["configuration"].unique(maintain_order=True).to_list()[:MOST_TIER_PANELS]
     panels = Panels(names, panel_px=220)

@@ -11,8 +11,8 @@ from replay.report.style import BAD, GOOD, PALE, Panels, run_styles
 from replay.table import HIGHER
 
 NEEDED = ("metric", "first", "second", "mean_first", "mean_second", "difference", "low", "high")
-VERDICTS = {"better": GOOD, "worse": BAD, "not decided": PALE, "differs": "#555555"}
-MOST_PAIRS, MOST_PANELS, SURE = 12, 12, 0.05
+VERDICTS = {"better": GOOD, "worse": BAD, "no difference shown": PALE, "differs": "#555555"}
+MOST_PAIRS, MOST_PANELS, CONFIDENCE = 12, 12, 0.95
 
 
 def sections(study: Study) -> list[Section]:
@@ -29,19 +29,24 @@ def sections(study: Study) -> list[Section]:
             f"{missing[0]} is missing. Make it again with kvreplay compare."
         )
     texts = [Folded(name, text) for name, text in study.texts.items()]
+    stated = study.summary.get("confidence")
+    confidence = float(stated) if isinstance(stated, int | float) else CONFIDENCE
+    rows = _judged(found, confidence)
+    told = f"No difference shown: the adjusted p is {1.0 - confidence:.3g} or more.{same}"
     return [
-        _forest(found, same),
-        _differences(found),
+        _forest(rows, told),
+        _differences(rows),
         _replicates(study),
         _worst(study),
         Section("Configuration", "Files of the study; they open on a click.", texts),
     ]
 
 
-def _judged(found: pl.DataFrame) -> pl.DataFrame:
+def _judged(found: pl.DataFrame, confidence: float) -> pl.DataFrame:
     """Add what a difference says: percentage of the first mean with its interval, and the verdict.
 
-    A difference is decided where its adjusted p is below 5 %; without one, where its interval leaves out zero.
+    A difference is decided where its adjusted p is below 1 - confidence; without one, where its interval leaves out
+    zero.
     """
     scale = 100.0 / pl.col("mean_first").abs()
     known = pl.col("mean_first") != 0
@@ -49,12 +54,12 @@ def _judged(found: pl.DataFrame) -> pl.DataFrame:
     decided = (pl.col("low") > 0) | (pl.col("high") < 0)
     if "p_adjusted" in found.columns:
         p = pl.col("p_adjusted").cast(pl.Float64)
-        decided = pl.when(p.is_not_null()).then(p < SURE).otherwise(decided)
+        decided = pl.when(p.is_not_null()).then(p < 1.0 - confidence).otherwise(decided)
     ways = pl.Series("way", [way(metric) for metric in found["metric"]], pl.Int64)
     improved = (pl.col("difference") > 0) == (ways == HIGHER)
     verdict = (
         pl.when(~decided.fill_null(False))
-        .then(pl.lit("not decided"))
+        .then(pl.lit("no difference shown"))
         .when(ways.is_null())
         .then(pl.lit("differs"))
         .when(improved)
@@ -64,9 +69,9 @@ def _judged(found: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(**percent, verdict=verdict)
 
 
-def _forest(found: pl.DataFrame, same: str) -> Section:
-    """Return the forest plot: a panel a pair, a row a metric; `same` says what the names leave out."""
-    rows = _judged(found).drop_nulls(["difference_percent"])
+def _forest(judged: pl.DataFrame, told: str) -> Section:
+    """Return the forest plot: a panel a pair, a row a metric; `told` says how to read the verdicts."""
+    rows = judged.drop_nulls(["difference_percent"])
     pairs = rows.select("first", "second").unique(maintain_order=True).rows()
     shown = pairs[:MOST_PAIRS]
     if not shown:
@@ -107,20 +112,20 @@ def _forest(found: pl.DataFrame, same: str) -> Section:
         panels.axes(
             panel,
             {"zeroline": True, "ticksuffix": " %", "title_text": "difference, % of the first"},
-            {"categoryorder": "array", "categoryarray": metrics[::-1]},
+            {"categoryorder": "array", "categoryarray": metrics[::-1], "range": [-0.6, len(metrics) - 0.4]},
         )
     plot = panels.finish()
     plot.update_xaxes(zeroline=True, zerolinecolor="#52606d", zerolinewidth=1)
     says = (
         "The second configuration less the first, paired by replicate, with confidence intervals, as a percentage of "
-        "the first. Not decided: the adjusted p is 5 % or more." + same
+        f"the first. {told}"
     )
     if len(pairs) > len(shown):
         says += f" The first {len(shown)} of {len(pairs)} pairs are drawn; the table has all."
     return Section("Differences", says, [Figure("forest", plot, rows)])
 
 
-def _differences(found: pl.DataFrame) -> Section:
+def _differences(rows: pl.DataFrame) -> Section:
     headings = {
         "metric": "metric",
         "first": "first",
@@ -136,7 +141,6 @@ def _differences(found: pl.DataFrame) -> Section:
         "verdict": "verdict",
         "note": "note",
     }
-    rows = _judged(found)
     noted = "note" in rows.columns and rows["note"].drop_nulls().len()
     columns = [
         Column(key, heading) for key, heading in headings.items() if key in rows.columns and (key != "note" or noted)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,26 @@ class Study:
 
 
 def read(folders: Sequence[Path], most_runs: int) -> list[Run | Sweep | Study]:
-    """Read each folder, as what its files tell it to be.
+    """Read each folder, once, as what its files tell it to be; labels of runs are apart.
 
     most_runs : of a multirun, the runs that are read whole; of the others only their rows
     raises    : ConfigError for a folder that is none of these, or a file that cannot be read
     """
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     names = _apart(folders)
-    return [_read(folder, name, most_runs) for folder, name in zip(folders, names, strict=True)]
+    found = [_read(folder, name, most_runs) for folder, name in zip(folders, names, strict=True)]
+    labels = [
+        run.label for one in found for run in (one.runs if isinstance(one, Sweep) else (one,)) if isinstance(run, Run)
+    ]
+    if len(set(labels)) == len(labels):
+        return found
+    return [_under(one, name) if isinstance(one, Sweep) else one for one, name in zip(found, names, strict=True)]
+
+
+def _under(sweep: Sweep, name: str) -> Sweep:
+    """Put the name of a multirun before the labels of its runs."""
+    runs = tuple(replace(run, label=f"{name}: {run.label}") for run in sweep.runs)
+    return replace(sweep, rows=sweep.rows.with_columns(label=pl.lit(f"{name}: ") + pl.col("label")), runs=runs)
 
 
 def _read(folder: Path, name: str, most_runs: int) -> Run | Sweep | Study:

@@ -45,7 +45,7 @@ def _trials(study: Study) -> pl.DataFrame:
             f"{', '.join(trials.columns) or 'none'}. Make it again with kvreplay tune."
         )
     broken = [pl.col(name).fill_null(0.0) > 0.0 for name in trials.columns if name.startswith(CONSTRAINT)]
-    state = pl.col("state").cast(pl.String).str.to_lowercase()
+    state = pl.col("state").cast(pl.String).str.split(".").list.last().str.to_lowercase()
     done = state == "complete"
     fate = pl.when(~done & (state == "pruned")).then(pl.lit("pruned")).when(~done).then(pl.lit("failed"))
     fate = fate.when(pl.any_horizontal(broken) if broken else pl.lit(False)).then(pl.lit("out of bounds"))
@@ -67,7 +67,7 @@ def pareto(trials: pl.DataFrame, objectives: Sequence[str]) -> pl.Series:
         (pl.col("fate") == "kept") & pl.all_horizontal(pl.col(name).is_not_null() for name in objectives)
     )
     at = np.flatnonzero(good.to_series().to_numpy())
-    values = np.stack([-better(name) * trials[name].to_numpy()[at] for name in objectives], axis=1).reshape(len(at), -1)
+    values = np.stack([-better(name) * trials[name].to_numpy()[at] for name in objectives], axis=1)
     front = np.zeros(trials.height, bool)
     for row, value in zip(at, values, strict=True):  # all are lower-is-better here
         beaten = (values <= value).all(axis=1) & (values < value).any(axis=1)

@@ -103,7 +103,7 @@ def test_studies_show_what_their_folders_have(tmp_path):
                   "Attainment by tier", "Attainment against the SLO", "Tuned against default"):  # fmt: skip
         assert title in sections(page), title
     verdicts = dict(tables(page)["differences"].select("metric", "verdict").head(5).iter_rows())
-    assert verdicts["ttft_s_p99"] == "better" and verdicts["tpot_s_p50"] == "not decided"
+    assert verdicts["ttft_s_p99"] == "better" and verdicts["tpot_s_p50"] == "no difference shown"
     for path in (folders[0] / "importance.parquet", folders[0] / "summary.json", folders[0] / "best.yaml",
                  folders[1] / "worst.parquet", folders[1] / "replicates.parquet", folders[2] / "curve.parquet",
                  folders[2] / "slo_curve.parquet"):  # fmt: skip
@@ -112,6 +112,22 @@ def test_studies_show_what_their_folders_have(tmp_path):
         "History", "Best trials", "Pareto front", "Parallel coordinates", "Slices", "Differences",
         "Table of differences", "Capacity",
     ]  # fmt: skip
+
+
+def test_two_multiruns_with_the_same_names_stay_apart(runs, tmp_path):
+    shutil.copytree(runs / "many", tmp_path / "again")
+    page = compose(read([runs / "many", tmp_path / "again", runs / "many" / "."], 8), 60)
+    labels = [f"{folder}: {route}" for folder in ("many", "again") for route in ("least_loaded", "kv_locality")]
+    assert tables(page)["summary"]["run"].to_list() == labels
+
+
+def test_a_search_of_which_nothing_is_kept_has_a_page(tmp_path):
+    folder = tune_folder(tmp_path / "tune")
+    trials = pl.read_parquet(folder / "trials.parquet")
+    for name, rows in (("none", trials.head(0)), ("failed", trials.with_columns(state=pl.lit("FAIL")))):
+        rows.write_parquet(folder / "trials.parquet")
+        page = compose(read([folder], 8), 60)
+        assert "History" in sections(page) and "Best trials" not in sections(page) and page.html(), name
 
 
 def test_the_front_is_what_nothing_beats():
