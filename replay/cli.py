@@ -65,6 +65,12 @@ def _predict(arguments: Sequence[str]) -> int:
     return predict(arguments)
 
 
+def _report(arguments: Sequence[str]) -> int:
+    from replay.report.verb import main as report
+
+    return report(arguments)
+
+
 def _policies(arguments: Sequence[str]) -> int:
     from replay.catalogue import main as policies
 
@@ -81,6 +87,7 @@ VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "capacity": ("the highest rate that keeps targets: kvreplay capacity [capacity.target=0.9] [as run -m]", _capacity),
     "tune": ("search tunables and other keys for the best: kvreplay tune [study.trials=100] [as run]", _tune),
     "predict": ("train and judge length predictors: kvreplay predict train|evaluate|gain [as run]", _predict),
+    "report": ("an HTML page about runs and studies: kvreplay report FOLDER... [report.out=FILE] | --help", _report),
     "traces": ("import, describe, cut and fetch request traces: kvreplay traces --help", _traces),
     "policies": ("list the policies and their tunables: kvreplay policies [slot] [plugins=[my.py]]", _policies),
 }

@@ -42,7 +42,8 @@ LOWER, HIGHER = -1, 1
 WANTED = (
     "hit_rate", "hit_rate_hbm", "hit_rate_dram", "hit_rate_disk", "slo_attainment", "weighted_attainment",
     "goodput_per_s", "output_tokens_per_s", "requests_per_s", "finished", "hidden_share", "handoff_hidden_share",
-    "loads_used", "revenue_usd", "margin_usd", "margin", "margin_of_cost", "prediction_tau", "bisection_gb_per_s",
+    "met", "rate_scale", "requests_per_s_per_gpu", "requests_per_usd", "loads_used", "revenue_usd", "margin_usd",
+    "margin", "margin_of_cost", "prediction_tau", "bisection_gb_per_s",
 )  # fmt: skip
 
 

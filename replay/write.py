@@ -17,17 +17,21 @@ def together(folder: str | os.PathLike[str]) -> Iterator[Callable[[str], Path]]:
     """Give temporary paths inside `folder`, and rename them all to their final names when the block ends well.
 
     folder : created when missing; an older file of the same name is replaced
-    yields : function from a file name to the temporary path to write it at
+    yields : function from a file name, or a path below the folder, to the temporary path to write it at
     raises : WriteError when a file cannot be written, synced or renamed; the temporary files and the folders made
              here are removed again, files of an earlier run stay as they were
     """
     target = Path(folder)
     missing = _missing(target)
+    made: list[Path] = []
     pending: dict[Path, Path] = {}
 
     def place(name: str) -> Path:
-        pending[target / name] = target / f".{name}.{os.getpid()}.partial"
-        return pending[target / name]
+        final = target / name
+        made.extend(path for path in _missing(final.parent) if path not in made)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        pending[final] = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        return pending[final]
 
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -37,7 +41,7 @@ def together(folder: str | os.PathLike[str]) -> Iterator[Callable[[str], Path]]:
         for final, temporary in pending.items():
             os.replace(temporary, final)
     except BaseException as error:
-        _discard(pending.values(), missing)
+        _discard(pending.values(), sorted(made, key=lambda path: -len(path.parts)) + missing)
         if isinstance(error, OSError | pa.ArrowException | pl.exceptions.PolarsError):
             raise WriteError(_sentence(target, error)) from error
         raise

@@ -1,5 +1,6 @@
 """Writing: all files or none, whatever stops it."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -26,6 +27,16 @@ def test_files_appear_together_at_the_end(tmp_path):
         place("y").write_text("2")
         assert not (tmp_path / "a" / "b" / "x").exists()
     assert everything(tmp_path) == ["a", "a/b", "a/b/x", "a/b/y"]
+
+
+def test_files_below_the_folder_appear_with_the_others_or_not_at_all(tmp_path):
+    for fails in (True, False):
+        with contextlib.suppress(KeyError), together(tmp_path / "a") as place:
+            place("x").write_text("1")
+            place("b/c/y").write_text("2")
+            if fails:
+                raise KeyError
+        assert everything(tmp_path) == ([] if fails else ["a", "a/b", "a/b/c", "a/b/c/y", "a/x"])
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), TypeError()])

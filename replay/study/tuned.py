@@ -42,7 +42,8 @@ def finish(search: Search, keys: Sequence[Dimension], config: Mapping[str, Any],
             with open(place(f"{name}.parquet"), "wb") as file:
                 found.write_parquet(file)
             place(f"{name}.csv").write_text(found.write_csv(), encoding="utf-8")
-        place("summary.json").write_text(json.dumps(summary(rows, trials), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(summary(rows, trials, search.goals), indent=2) + "\n"
+        place("summary.json").write_text(text, encoding="utf-8")
     names = _saved(best, settings, arguments, folder)
     show(*report(search, frame, important, rows), "", f"results in {folder}",
          f"the best runs by: kvreplay run --config-dir={folder} +{GROUP}={names[0]}")  # fmt: skip
@@ -128,14 +129,20 @@ def _value(place: int, trial: FrozenTrial) -> float:
     return float(trial.values[place])
 
 
-def summary(rows: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """Return flat name -> number: default.* as configured and best.* of the first best setting, on both windows."""
+def summary(rows: Sequence[Mapping[str, Any]], trials: Sequence[FrozenTrial], goals: Goals) -> dict[str, Any]:
+    """Return flat name -> number: of the configuration as it was (default) and of the first best setting (tuned).
+
+    default.NAME, tuned.NAME on the window tuned on; held_out.default.NAME, held_out.tuned.NAME; direction.NAME
+    """
     found: dict[str, Any] = {"trials": len(trials)}
     for state in ("complete", "pruned", "fail"):
         found[f"trials_{state}"] = sum(trial.state.name.lower() == state for trial in trials)
-    for label, row in (("default", rows[0]), ("best", rows[1])):
-        found |= {f"{label}.{key}": value for key, value in row.items() if key != "setting"}
-    return found
+    for label, row in (("default", rows[0]), ("tuned", rows[1])):
+        for key, value in row.items():
+            window, _, name = key.partition(".")
+            if name:
+                found[f"{label}.{name}" if window == "tuned" else f"held_out.{label}.{name}"] = value
+    return found | {f"direction.{name}": way for name, way in zip(goals.objectives, goals.directions, strict=True)}
 
 
 def _saved(best: Sequence[FrozenTrial], settings: Sequence[tuple[Any, dict[str, Value], dict[str, Value]]],

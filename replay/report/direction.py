@@ -1,0 +1,26 @@
+"""Which way a column of the report's tables is better, None where that says nothing."""
+
+import re
+
+from replay.metrics import WANTED, better
+from replay.table import COMPARED, COMPARED_FABRIC, COMPARED_TIERS
+
+STATISTIC = re.compile(r"_(mean|max|p\d+)$")
+LOWERED = ("rejected", "failed", "unfinished", "preemptions", "usd_per_hour", "cost_usd", "queue_s", "max_itl_s",
+           "itl_top10_s", "exposed_load_s", "gpus")  # fmt: skip
+
+
+def _stem(name: str) -> str:
+    return STATISTIC.sub("", name)
+
+
+JUDGED = {_stem(key) for _, key, _ in (*COMPARED, *COMPARED_TIERS, *COMPARED_FABRIC)} | {*WANTED, *LOWERED}
+
+
+def way(metric: str) -> int | None:
+    """Return HIGHER or LOWER, whichever is better, of a metric of a summary; None where that is not known.
+
+    metric : key of a summary, of all requests or of a tier ("gold.ttft_s_p99"); its quantile does not matter
+    """
+    name = metric.rpartition(".")[2]
+    return better(name) if _stem(name) in JUDGED else None
