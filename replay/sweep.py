@@ -19,7 +19,7 @@ from replay.comparison import Comparison
 from replay.compositions import Job
 from replay.configuration import sentence, settings
 from replay.driving import EVENTS_A_SLICE, first_interrupt
-from replay.errors import KvreplayError, SweepError
+from replay.errors import KvreplayError, SweepError, WriteError
 from replay.jobs import Record, finished, identity, of_sweep
 from replay.run import FAILED, INTERRUPTED, OK, STARTED, Runner
 from replay.study.pool import cores
@@ -60,6 +60,8 @@ class Sweep(Runner):
     def finish(self) -> int:
         """Close the sweep with its table, from the records on disk; return the exit code."""
         comparison = gathered(self.folder, self.started)
+        if isinstance(self.error, OSError):
+            raise WriteError(f"the sweep cannot be written: {self.error.strerror}. Free some space.") from self.error
         if self.error is not None and not isinstance(self.error, KvreplayError):
             done = sum(row["error"] is None for row in comparison.rows) if comparison else 0
             raise SweepError(

@@ -18,9 +18,11 @@ from replay.hardware.profile import Profile
 from replay.policy import SLOTS, registry
 from replay.session import Session
 from replay.slo import build_slo
+from replay.study.trials import goals
+from replay.study.tune import planned
 from traces.synthetic import from_config
 
-GROUPS = ("cluster", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "trace")
+GROUPS = ("cluster", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "study", "trace")
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
 
@@ -40,6 +42,13 @@ def test_every_file_of_conf_belongs_to_a_group() -> None:
     assert {"mixed_1", "mixed_4", "mixed_16", "pd_1p1d", "pd_4p4d", "pd_8p8d"} <= set(names("cluster"))
     assert {"poisson", "shared_prefix", "sessions", "training"} <= set(names("trace"))
     assert {"none", "dram", "dram_ssd", "dram_store", "private", "disk_cache", "levels"} <= set(names("kv"))
+
+
+@pytest.mark.parametrize("name", names("study"))
+def test_a_study_composes_and_is_planned(name: str) -> None:
+    plan = planned(composed(f"+study={name}")["study"])
+    aims = goals(plan)
+    assert plan["trials"] >= 1 and len(aims.objectives) == len(aims.directions) >= 1
 
 
 @pytest.mark.parametrize("name", names("trace"))

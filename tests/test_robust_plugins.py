@@ -179,4 +179,4 @@ def test_the_faults_of_a_sweep_are_rows(folder, capsys):
     assert cli.main(arguments) == 1
     told = capsys.readouterr()
     assert "run 0: failed" in told.err and "returned instance 99" in told.out and "Traceback" not in told.err
-    assert sorted(path.name for path in (folder / "mine").iterdir()) == ["1", "comparison.parquet"]
+    assert sorted(path.name for path in (folder / "mine").iterdir()) == ["1", "comparison.parquet", "jobs"]
