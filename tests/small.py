@@ -54,6 +54,7 @@ def small_profile(
     kv_token_ps: int = 0,
     token_segments: Sequence[tuple[int, int, int]] | None = None,
     kv_segments: Sequence[tuple[int, int, int]] | None = None,
+    decode_segments: Sequence[tuple[int, int, int]] | None = None,
 ) -> Profile:
     """Make a profile from integers: plain coefficients, or tables of (start, base_ps, slope_ps) in their place."""
     return Profile(
@@ -71,6 +72,7 @@ def small_profile(
         nic_latency_s=0.0,
         interpolation_error=0.0,
         provenance="test",
+        decode_table=table(decode_segments) if decode_segments else None,
     )
 
 

@@ -103,6 +103,9 @@ def test_a_fabric_builds_a_session(name: str) -> None:
 
 
 @cache
+MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
+
+
 def built(hardware: str, model: str) -> Cluster | str:
     """Build one instance of a pair of files; returns the sentence if it is refused."""
     try:
@@ -111,7 +114,7 @@ def built(hardware: str, model: str) -> Cluster | str:
         return str(error)
 
 
-@pytest.mark.parametrize("hardware, model", list(product(names("hardware"), names("model"))))
+@pytest.mark.parametrize("hardware, model", list(product(sorted({*names("hardware")} - MEASURED), names("model"))))
 def test_hardware_and_model_build_or_say_why_not(hardware: str, model: str) -> None:
     """Every pair: a profile with room for a prompt, or one sentence with the arithmetic and a remedy that works."""
     found = built(hardware, model)
@@ -146,7 +149,7 @@ def test_hardware_and_models_compose(group: str) -> None:
 def test_each_hardware_runs_a_model_and_each_model_a_hardware() -> None:
     """No file is there for nothing."""
     fits = {pair for pair in product(names("hardware"), names("model")) if isinstance(built(*pair), Cluster)}
-    assert {hardware for hardware, _ in fits} == set(names("hardware"))
+    assert {hardware for hardware, _ in fits} == set(names("hardware")) - MEASURED
     giants = {"moe_10t", "moe_100t", "dense_1t"}  # need more GPUs than one node: hardware.tp, hardware.ep
     rooflines = {model for hardware, model in fits if load("hardware", hardware)["kind"] == "roofline"}
     assert rooflines | giants == set(names("model"))

@@ -253,7 +253,8 @@ def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray
     row["transfer_token_fs"] = fs(profile.kv_token_bytes / instance.nic_bytes_per_s, "transfer time of a token")
     row["transfer_latency_ps"] = ps(instance.nic_latency_s, "nic_latency_s")
     row["layers"] = layers
-    for name, table in (("token", profile.token_table), ("kv", profile.kv_table)):
+    decode_table = profile.token_table if profile.decode_table is None else profile.decode_table
+    for name, table in (("token", profile.token_table), ("decode", decode_table), ("kv", profile.kv_table)):
         row[f"{name}_first"] = sum(map(len, tables))
         row[f"{name}_count"] = len(table)
         tables.append(table)

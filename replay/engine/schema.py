@@ -138,7 +138,9 @@ INSTANCE = np.dtype([
 PROFILE = np.dtype([
     ("prefill_token_ps", "i8"), ("prefill_token_sq_fs", "i8"), ("decode_request_ps", "i8"),
     ("transfer_token_fs", "i8"), ("transfer_latency_ps", "i8"),
-    ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"), ("layers", "i4"),
+    ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"),
+    ("decode_first", "i4"), ("decode_count", "i4"),  # in place of token where nothing is prefilled
+    ("layers", "i4"),
 ], align=True)
 SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 

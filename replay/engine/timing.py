@@ -29,7 +29,12 @@ def iteration_cost(cost, profile, prefill_tokens, decoding, kv_tokens, squares):
     p = cost.profiles[profile]
     segments = cost.segments
     tokens = prefill_tokens + decoding
-    s = segment_at(segments, p.token_first, p.token_count, tokens)
+    first = p.token_first
+    count = p.token_count
+    if prefill_tokens == 0:
+        first = p.decode_first
+        count = p.decode_count
+    s = segment_at(segments, first, count, tokens)
     total = segments[s].base_ps + segments[s].slope_ps * (tokens - segments[s].start)
     total += p.prefill_token_ps * prefill_tokens + p.decode_request_ps * decoding
     if squares > 0:

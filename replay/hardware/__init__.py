@@ -5,6 +5,7 @@ from typing import Any
 
 from replay.errors import ConfigError
 from replay.hardware.conf import conf_folder
+from replay.hardware.file import from_file
 from replay.hardware.linear import linear
 from replay.hardware.profile import (
     SEGMENT,
@@ -36,7 +37,9 @@ __all__ = [
 KINDS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Profile]] = {
     "linear": lambda hardware, model: linear(hardware),
     "roofline": roofline,
+    "file": lambda hardware, model: from_file(hardware),
 }
+MODELLESS = ("linear", "file")
 
 
 def build(config: Mapping[str, Any]) -> Profile:
@@ -53,6 +56,6 @@ def build(config: Mapping[str, Any]) -> Profile:
     if kind not in KINDS:
         raise ConfigError(f"hardware.kind must be one of {', '.join(KINDS)}, but is {kind!r}.")
     model = config.get("model")
-    if kind != "linear" and not isinstance(model, Mapping):
+    if kind not in MODELLESS and not isinstance(model, Mapping):
         raise ConfigError(f"hardware of kind '{kind}' needs a model, but it is {model!r}. Select one: model=llama3_8b.")
     return KINDS[kind](hardware, model or {})

@@ -3,7 +3,10 @@
 With p prefill tokens, D decoding requests, K the sum of their contexts and Q the sum of b^2 - a^2 over prefill
 chunks [a, b), an iteration takes
 
-    token_table(p + D) + prefill_token_ps p + decode_request_ps D + prefill_token_sq_fs Q // 1000 + kv_table(K)  ps.
+    token_table(p + D) + prefill_token_ps p + decode_request_ps D + prefill_token_sq_fs Q // 1000 + kv_table(K)  ps;
+
+where nothing is prefilled, decode_table(D) stands for token_table(D) if there is one: engines replay such iterations
+as captured graphs of a few batch sizes, so that they cost less of the host and as much as the next larger size.
 """
 
 from collections.abc import Iterable
@@ -25,7 +28,8 @@ LARGEST_ITERATION_PS = LARGEST_INT64 // 2
 class Profile:
     """The costs, memory and links of one instance.
 
-    token_table, kv_table : SEGMENT rows (num_segments,) read only; at x the value is base_ps + slope_ps (x - start)
+    token_table, kv_table, decode_table : SEGMENT rows (num_segments,) read only; at x the value is
+                            base_ps + slope_ps (x - start); decode_table None where it is token_table
     kv_capacity_tokens    : None when memory sets no limit
     price_per_hour        : USD for the whole instance, 0 when unknown
     idle_w, busy_w        : power of each GPU at rest and while an iteration runs, None when unknown
@@ -49,10 +53,13 @@ class Profile:
     provenance: str
     idle_w: float | None = None
     busy_w: float | None = None
+    decode_table: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_table(self.token_table, f"token_table of profile '{self.name}'")
         _check_table(self.kv_table, f"kv_table of profile '{self.name}'")
+        if self.decode_table is not None:
+            _check_table(self.decode_table, f"decode_table of profile '{self.name}'")
         for field in ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps", "kv_token_bytes"):
             if getattr(self, field) < 0:
                 raise ConfigError(f"{field} of profile '{self.name}' must be >= 0, but is {getattr(self, field)}.")
@@ -87,7 +94,8 @@ def iteration_ps(profile: Profile, p: int, D: int, K: int, Q: int) -> int:
         return 0
     quadratic_ps = profile.prefill_token_sq_fs * int(Q) // 1000
     linear_ps = profile.prefill_token_ps * int(p) + profile.decode_request_ps * int(D)
-    return table_ps(profile.token_table, p + D) + linear_ps + quadratic_ps + table_ps(profile.kv_table, K)
+    rows = profile.decode_table if p == 0 and profile.decode_table is not None else profile.token_table
+    return table_ps(rows, p + D) + linear_ps + quadratic_ps + table_ps(profile.kv_table, K)
 
 
 def prefill_s(profile: Profile, tokens: int, cached: int = 0) -> float:
@@ -111,7 +119,8 @@ def nominal(profile: Profile) -> dict[str, float]:
     """
     first_ps = table_ps(profile.token_table, 1)
     token_ps = (table_ps(profile.token_table, NOMINAL_TOKENS) - first_ps) / (NOMINAL_TOKENS - 1)
-    few_ps = (table_ps(profile.token_table, 64) - first_ps) / 63
+    decodes = profile.token_table if profile.decode_table is None else profile.decode_table
+    few_ps = (table_ps(decodes, 64) - table_ps(decodes, 1)) / 63
     kv_tokens = 64 * NOMINAL_TOKENS
     kv_ps = (table_ps(profile.kv_table, kv_tokens) - table_ps(profile.kv_table, 0)) / kv_tokens
     return {

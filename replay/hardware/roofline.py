@@ -91,7 +91,7 @@ def roofline(node: Mapping[str, Any], model_node: Mapping[str, Any]) -> Profile:
         nic_latency_s=gpu.nic_latency_s,
         interpolation_error=error,
         provenance=f"roofline; {node.get('provenance', gpu.name)}; {model_node.get('provenance', model.name)}",
-        **watts(node),
+        **watts(node),  # type: ignore[arg-type]
     )
 
 

@@ -65,7 +65,7 @@ def test_malformed_tables_are_refused(segments, sentence):
         ({"iterations_s": 1}, "Did you mean hardware.iteration_s"),
         ({"kv_capacity_tokens": 0}, "whole number from 1"),
         ({"nic_bytes_per_s": 0}, "above 0"),
-        ({"kind": "guess"}, "one of linear, roofline"),
+        ({"kind": "guess"}, "one of linear, roofline, file"),
     ],
 )
 def test_bad_coefficients_are_refused(changes, sentence):
