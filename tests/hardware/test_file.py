@@ -27,13 +27,16 @@ def test_a_profile_is_what_its_file_says(tmp_path: Path) -> None:
 
 def test_an_iteration_without_prefill_has_its_own_table() -> None:
     profile = small_profile(token_segments=[(0, 100, 1)], decode_segments=[(0, 7, 0), (3, 9, 0)])
-    assert [iteration_ps(profile, p, D, 0, 0) for p, D in ((0, 1), (0, 2), (0, 3), (1, 2), (5, 0))] == [7, 7, 9, 103, 105]
+    asked = ((0, 1), (0, 2), (0, 3), (1, 2), (5, 0))
+    assert [iteration_ps(profile, p, D, 0, 0) for p, D in asked] == [7, 7, 9, 103, 105]
     with pytest.raises(ConfigError, match="decode_table"):
         replace(profile, decode_table=table([(0, 9, 0), (3, 7, 0)]))
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": "kvreplay profile 1", "speed": 3}',
-                                  '{"format": "kvreplay profile 1", "name": "x"}'])  # fmt: skip
+BEGIN = '{"format": "kvreplay profile 1", '
+
+
+@pytest.mark.parametrize("text", ["", "{}", BEGIN + '"speed": 3}', BEGIN + '"name": "x"}'])
 def test_what_is_no_profile_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ConfigError, match="a.json"):
