@@ -23,6 +23,7 @@ from replay.study.tune import planned
 from traces.synthetic import from_config
 
 GROUPS = ("cluster", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "study", "trace")
+MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
 
@@ -103,9 +104,6 @@ def test_a_fabric_builds_a_session(name: str) -> None:
 
 
 @cache
-MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
-
-
 def built(hardware: str, model: str) -> Cluster | str:
     """Build one instance of a pair of files; returns the sentence if it is refused."""
     try:

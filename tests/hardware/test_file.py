@@ -15,7 +15,8 @@ from tests.small import small_profile
 
 def test_a_profile_is_what_its_file_says(tmp_path: Path) -> None:
     profile = small_profile(prefill_token_ps=3, prefill_token_sq_fs=7, decode_request_ps=2,
-                            token_segments=[(0, 5, 1), (9, 40, 2)], decode_segments=[(0, 4, 0), (9, 30, 0)])  # fmt: skip
+                            token_segments=[(0, 5, 1), (9, 40, 2)],
+                            decode_segments=[(0, 4, 0), (9, 30, 0)])  # fmt: skip
     save(profile, tmp_path / "a.json")
     again = load(tmp_path / "a.json")
     for field in fields(profile):
