@@ -225,7 +225,9 @@ def random_profile(random: Random) -> Profile:
     tokens, kv = random_segments(random, 1, 6), random_segments(random, 0, 40)
     own = Random(repr((tokens, kv)))  # drawn apart: the scenarios before stay what they were
     decode = random_segments(own, 1, 6) if own.random() < 0.5 else None
-    return small_profile(token_segments=tokens, kv_segments=kv, decode_segments=decode, **coefficients)
+    mixed = random_segments(own, 0, 40) if own.random() < 0.5 else None
+    return small_profile(token_segments=tokens, kv_segments=kv, decode_segments=decode, mixed_kv_segments=mixed,
+                         **coefficients)  # fmt: skip
 
 
 def random_segments(random: Random, lowest_ps: int, widest: int) -> list[tuple[int, int, int]]:

@@ -55,6 +55,7 @@ def small_profile(
     token_segments: Sequence[tuple[int, int, int]] | None = None,
     kv_segments: Sequence[tuple[int, int, int]] | None = None,
     decode_segments: Sequence[tuple[int, int, int]] | None = None,
+    mixed_kv_segments: Sequence[tuple[int, int, int]] | None = None,
 ) -> Profile:
     """Make a profile from integers: plain coefficients, or tables of (start, base_ps, slope_ps) in their place."""
     return Profile(
@@ -73,6 +74,7 @@ def small_profile(
         interpolation_error=0.0,
         provenance="test",
         decode_table=table(decode_segments) if decode_segments else None,
+        mixed_kv_table=table(mixed_kv_segments) if mixed_kv_segments else None,
     )
 
 

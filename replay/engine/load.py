@@ -254,7 +254,9 @@ def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray
     row["transfer_latency_ps"] = ps(instance.nic_latency_s, "nic_latency_s")
     row["layers"] = layers
     decode_table = profile.token_table if profile.decode_table is None else profile.decode_table
-    for name, table in (("token", profile.token_table), ("decode", decode_table), ("kv", profile.kv_table)):
+    mixed_table = profile.kv_table if profile.mixed_kv_table is None else profile.mixed_kv_table
+    for name, table in (("token", profile.token_table), ("decode", decode_table), ("kv", profile.kv_table),
+                        ("mixed", mixed_table)):  # fmt: skip
         row[f"{name}_first"] = sum(map(len, tables))
         row[f"{name}_count"] = len(table)
         tables.append(table)

@@ -140,6 +140,7 @@ PROFILE = np.dtype([
     ("transfer_token_fs", "i8"), ("transfer_latency_ps", "i8"),
     ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"),
     ("decode_first", "i4"), ("decode_count", "i4"),  # in place of token where nothing is prefilled
+    ("mixed_first", "i4"), ("mixed_count", "i4"),    # in place of kv where something is
     ("layers", "i4"),
 ], align=True)
 SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])

@@ -31,18 +31,22 @@ def iteration_cost(cost, profile, prefill_tokens, decoding, kv_tokens, squares):
     tokens = prefill_tokens + decoding
     first = p.token_first
     count = p.token_count
+    kv_first = p.mixed_first
+    kv_count = p.mixed_count
     if prefill_tokens == 0:
         first = p.decode_first
         count = p.decode_count
+        kv_first = p.kv_first
+        kv_count = p.kv_count
     s = segment_at(segments, first, count, tokens)
     total = segments[s].base_ps + segments[s].slope_ps * (tokens - segments[s].start)
     total += p.prefill_token_ps * prefill_tokens + p.decode_request_ps * decoding
     if squares > 0:
         total += p.prefill_token_sq_fs * squares // 1000
-    s = segment_at(segments, p.kv_first, p.kv_count, kv_tokens)
+    s = segment_at(segments, kv_first, kv_count, kv_tokens)
     total += segments[s].base_ps + segments[s].slope_ps * (kv_tokens - segments[s].start)
     straight = 1 << 30
-    if decoding > 0 and s + 1 < p.kv_first + p.kv_count:
+    if decoding > 0 and s + 1 < kv_first + kv_count:
         straight = (segments[s + 1].start - 1 - kv_tokens) // decoding + 1
     return total, segments[s].slope_ps * decoding, straight
 

@@ -12,7 +12,7 @@ from replay.hardware.profile import Profile, table
 from replay.write import together
 
 FORMAT = "kvreplay profile 1"
-TABLES = ("token_table", "decode_table", "kv_table")
+TABLES = ("token_table", "decode_table", "kv_table", "mixed_kv_table")
 OPTIONAL = ("kind", "name", "price_per_gpu_hour", *POWER, "layers", "provenance")
 
 

@@ -6,7 +6,9 @@ chunks [a, b), an iteration takes
     token_table(p + D) + prefill_token_ps p + decode_request_ps D + prefill_token_sq_fs Q // 1000 + kv_table(K)  ps;
 
 where nothing is prefilled, decode_table(D) stands for token_table(D) if there is one: engines replay such iterations
-as captured graphs of a few batch sizes, so that they cost less of the host and as much as the next larger size.
+as captured graphs of a few batch sizes, so that they cost less of the host and as much as the next larger size. Where
+something is, mixed_kv_table(K) stands for kv_table(K) if there is one: kernels for batches that prefill read the KV of
+decoding requests more slowly than those for decoding alone.
 """
 
 from collections.abc import Iterable
@@ -28,8 +30,8 @@ LARGEST_ITERATION_PS = LARGEST_INT64 // 2
 class Profile:
     """The costs, memory and links of one instance.
 
-    token_table, kv_table, decode_table : SEGMENT rows (num_segments,) read only; at x the value is
-                            base_ps + slope_ps (x - start); decode_table None where it is token_table
+    token_table, kv_table : SEGMENT rows (num_segments,) read only; at x the value is base_ps + slope_ps (x - start)
+    decode_table, mixed_kv_table : the same, None where they are token_table and kv_table
     kv_capacity_tokens    : None when memory sets no limit
     price_per_hour        : USD for the whole instance, 0 when unknown
     idle_w, busy_w        : power of each GPU at rest and while an iteration runs, None when unknown
@@ -54,12 +56,14 @@ class Profile:
     idle_w: float | None = None
     busy_w: float | None = None
     decode_table: np.ndarray | None = None
+    mixed_kv_table: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_table(self.token_table, f"token_table of profile '{self.name}'")
         _check_table(self.kv_table, f"kv_table of profile '{self.name}'")
-        if self.decode_table is not None:
-            _check_table(self.decode_table, f"decode_table of profile '{self.name}'")
+        for name in ("decode_table", "mixed_kv_table"):
+            if getattr(self, name) is not None:
+                _check_table(getattr(self, name), f"{name} of profile '{self.name}'")
         for field in ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps", "kv_token_bytes"):
             if getattr(self, field) < 0:
                 raise ConfigError(f"{field} of profile '{self.name}' must be >= 0, but is {getattr(self, field)}.")
@@ -95,7 +99,8 @@ def iteration_ps(profile: Profile, p: int, D: int, K: int, Q: int) -> int:
     quadratic_ps = profile.prefill_token_sq_fs * int(Q) // 1000
     linear_ps = profile.prefill_token_ps * int(p) + profile.decode_request_ps * int(D)
     rows = profile.decode_table if p == 0 and profile.decode_table is not None else profile.token_table
-    return table_ps(rows, p + D) + linear_ps + quadratic_ps + table_ps(profile.kv_table, K)
+    kv_rows = profile.mixed_kv_table if p > 0 and profile.mixed_kv_table is not None else profile.kv_table
+    return table_ps(rows, p + D) + linear_ps + quadratic_ps + table_ps(kv_rows, K)
 
 
 def prefill_s(profile: Profile, tokens: int, cached: int = 0) -> float:

@@ -241,13 +241,14 @@ class Server:
     def cost_ps(self, prefilled: int, decoding: int, context: int, quadratic: int) -> int:
         """Return the time of an iteration, from the formula at the top of replay/hardware/profile.py."""
         profile = self.profile
+        mixed = profile.mixed_kv_table
         captured = prefilled == 0 and profile.decode_table is not None
         return (
             lookup_ps(profile.decode_table if captured else profile.token_table, prefilled + decoding)
             + profile.prefill_token_ps * prefilled
             + profile.decode_request_ps * decoding
             + profile.prefill_token_sq_fs * quadratic // 1000
-            + lookup_ps(profile.kv_table, context)
+            + lookup_ps(mixed if prefilled and mixed is not None else profile.kv_table, context)
         )
 
 
