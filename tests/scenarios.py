@@ -227,7 +227,7 @@ def random_profile(random: Random) -> Profile:
     decode = random_segments(own, 1, 6) if own.random() < 0.5 else None
     mixed = random_segments(own, 0, 40) if own.random() < 0.5 else None
     return small_profile(token_segments=tokens, kv_segments=kv, decode_segments=decode, mixed_kv_segments=mixed,
-                         **coefficients)  # fmt: skip
+                         mixed_request_ps=own.choice([0, 4]), **coefficients)  # fmt: skip
 
 
 def random_segments(random: Random, lowest_ps: int, widest: int) -> list[tuple[int, int, int]]:

@@ -56,6 +56,7 @@ def small_profile(
     kv_segments: Sequence[tuple[int, int, int]] | None = None,
     decode_segments: Sequence[tuple[int, int, int]] | None = None,
     mixed_kv_segments: Sequence[tuple[int, int, int]] | None = None,
+    mixed_request_ps: int = 0,
 ) -> Profile:
     """Make a profile from integers: plain coefficients, or tables of (start, base_ps, slope_ps) in their place."""
     return Profile(
@@ -75,6 +76,7 @@ def small_profile(
         provenance="test",
         decode_table=table(decode_segments) if decode_segments else None,
         mixed_kv_table=table(mixed_kv_segments) if mixed_kv_segments else None,
+        mixed_request_ps=mixed_request_ps,
     )
 
 

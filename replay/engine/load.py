@@ -248,7 +248,7 @@ def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:
 
 def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray:
     profile, row = instance.profile, np.zeros(1, schema.PROFILE)
-    for name in ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps"):
+    for name in ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps", "mixed_request_ps"):
         row[name] = getattr(profile, name)
     row["transfer_token_fs"] = fs(profile.kv_token_bytes / instance.nic_bytes_per_s, "transfer time of a token")
     row["transfer_latency_ps"] = ps(instance.nic_latency_s, "nic_latency_s")

@@ -136,7 +136,7 @@ INSTANCE = np.dtype([
 
 # cost of an iteration (see timing.iteration_ps)
 PROFILE = np.dtype([
-    ("prefill_token_ps", "i8"), ("prefill_token_sq_fs", "i8"), ("decode_request_ps", "i8"),
+    ("prefill_token_ps", "i8"), ("prefill_token_sq_fs", "i8"), ("decode_request_ps", "i8"), ("mixed_request_ps", "i8"),
     ("transfer_token_fs", "i8"), ("transfer_latency_ps", "i8"),
     ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"),
     ("decode_first", "i4"), ("decode_count", "i4"),  # in place of token where nothing is prefilled

@@ -41,6 +41,8 @@ def iteration_cost(cost, profile, prefill_tokens, decoding, kv_tokens, squares):
     s = segment_at(segments, first, count, tokens)
     total = segments[s].base_ps + segments[s].slope_ps * (tokens - segments[s].start)
     total += p.prefill_token_ps * prefill_tokens + p.decode_request_ps * decoding
+    if prefill_tokens > 0:
+        total += p.mixed_request_ps * decoding
     if squares > 0:
         total += p.prefill_token_sq_fs * squares // 1000
     s = segment_at(segments, kv_first, kv_count, kv_tokens)

@@ -7,8 +7,8 @@ chunks [a, b), an iteration takes
 
 where nothing is prefilled, decode_table(D) stands for token_table(D) if there is one: engines replay such iterations
 as captured graphs of a few batch sizes, so that they cost less of the host and as much as the next larger size. Where
-something is, mixed_kv_table(K) stands for kv_table(K) if there is one: kernels for batches that prefill read the KV of
-decoding requests more slowly than those for decoding alone.
+something is, mixed_kv_table(K) stands for kv_table(K) if there is one, and mixed_request_ps D comes on top: kernels for
+batches that prefill read the KV of decoding requests more slowly than those for decoding alone.
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ from replay.hardware.units import LARGEST_INT64, PS_PER_S
 SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 USUAL_LONGEST_TOKENS = 2**17
 NOMINAL_TOKENS = 2048
+COSTS = ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps", "mixed_request_ps", "kv_token_bytes")
 # Half of int64, so that the clock itself can be added to the largest iteration.
 LARGEST_ITERATION_PS = LARGEST_INT64 // 2
 
@@ -57,6 +58,7 @@ class Profile:
     busy_w: float | None = None
     decode_table: np.ndarray | None = None
     mixed_kv_table: np.ndarray | None = None
+    mixed_request_ps: int = 0
 
     def __post_init__(self) -> None:
         _check_table(self.token_table, f"token_table of profile '{self.name}'")
@@ -64,7 +66,7 @@ class Profile:
         for name in ("decode_table", "mixed_kv_table"):
             if getattr(self, name) is not None:
                 _check_table(getattr(self, name), f"{name} of profile '{self.name}'")
-        for field in ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps", "kv_token_bytes"):
+        for field in COSTS:
             if getattr(self, field) < 0:
                 raise ConfigError(f"{field} of profile '{self.name}' must be >= 0, but is {getattr(self, field)}.")
         _check_never_free(self)
@@ -97,7 +99,8 @@ def iteration_ps(profile: Profile, p: int, D: int, K: int, Q: int) -> int:
     if p == 0 and D == 0:
         return 0
     quadratic_ps = profile.prefill_token_sq_fs * int(Q) // 1000
-    linear_ps = profile.prefill_token_ps * int(p) + profile.decode_request_ps * int(D)
+    request_ps = profile.decode_request_ps + (profile.mixed_request_ps if p > 0 else 0)
+    linear_ps = profile.prefill_token_ps * int(p) + request_ps * int(D)
     rows = profile.decode_table if p == 0 and profile.decode_table is not None else profile.token_table
     kv_rows = profile.mixed_kv_table if p > 0 and profile.mixed_kv_table is not None else profile.kv_table
     return table_ps(rows, p + D) + linear_ps + quadratic_ps + table_ps(kv_rows, K)

@@ -30,8 +30,8 @@ def test_an_iteration_without_prefill_has_its_own_table() -> None:
     profile = small_profile(token_segments=[(0, 100, 1)], decode_segments=[(0, 7, 0), (3, 9, 0)])
     asked = ((0, 1), (0, 2), (0, 3), (1, 2), (5, 0))
     assert [iteration_ps(profile, p, D, 0, 0) for p, D in asked] == [7, 7, 9, 103, 105]
-    profile = small_profile(iteration_ps=1, kv_token_ps=2, mixed_kv_segments=[(0, 10, 5)])
-    assert [iteration_ps(profile, p, 1, 100, 0) for p in (0, 1)] == [201, 511]
+    profile = small_profile(iteration_ps=1, kv_token_ps=2, mixed_kv_segments=[(0, 10, 5)], mixed_request_ps=1000)
+    assert [iteration_ps(profile, p, 1, 100, 0) for p in (0, 1)] == [201, 1511]
     with pytest.raises(ConfigError, match="decode_table"):
         replace(profile, decode_table=table([(0, 9, 0), (3, 7, 0)]))
 

@@ -247,6 +247,7 @@ class Server:
             lookup_ps(profile.decode_table if captured else profile.token_table, prefilled + decoding)
             + profile.prefill_token_ps * prefilled
             + profile.decode_request_ps * decoding
+            + (profile.mixed_request_ps * decoding if prefilled else 0)
             + profile.prefill_token_sq_fs * quadratic // 1000
             + lookup_ps(mixed if prefilled and mixed is not None else profile.kv_table, context)
         )
