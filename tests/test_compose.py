@@ -22,7 +22,7 @@ from replay.study.trials import goals
 from replay.study.tune import planned
 from traces.synthetic import from_config
 
-GROUPS = ("cluster", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "study", "trace")
+GROUPS = ("cluster", "experiment", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "study", "trace")
 MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
@@ -43,6 +43,14 @@ def test_every_file_of_conf_belongs_to_a_group() -> None:
     assert {"mixed_1", "mixed_4", "mixed_16", "pd_1p1d", "pd_4p4d", "pd_8p8d"} <= set(names("cluster"))
     assert {"poisson", "shared_prefix", "sessions", "training"} <= set(names("trace"))
     assert {"none", "dram", "dram_ssd", "dram_store", "private", "disk_cache", "levels"} <= set(names("kv"))
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_an_experiment_composes_and_builds(name: str) -> None:
+    config = composed(f"+experiment={name}", "trace.requests=20", "cluster=mixed_1")
+    where = build_cluster(config)
+    assert where.instances[0].max_batch == config["cluster"]["max_batch"] and where.prefix_cache
+    assert config["policy"]["batch"]["name"] in ("chunked", "prefill_first")
 
 
 @pytest.mark.parametrize("name", names("study"))

@@ -1,0 +1,106 @@
+"""`kvreplay profile validate`: real runs, measured points and published numbers beside their replays, on one page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.table import Table
+
+from replay.driving import ready
+from replay.errors import ConfigError
+from replay.fidelity import page
+from replay.fidelity.runs import RUNS, runs
+from replay.fidelity.runs import validate as validate_run
+from replay.study.progress import steps
+from replay.table import show
+from replay.write import check_writable, together
+
+USAGE = """usage: kvreplay profile validate from=FOLDER [out=FOLDER]
+
+  from=FOLDER   recorded runs and per-layer profiles in LLMServingSim's layout (bench/examples, profiler/perf)
+  out=FOLDER    where validation.parquet, .csv and .html go; runs/validation by default"""
+STATISTICS = ("mean", "p50", "p90", "p99")
+METRICS = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments of `kvreplay profile validate` ask for.
+
+    returns : exit code
+    raises  : ConfigError for an unknown key, or a folder without runs
+    """
+    if not arguments or any(text in ("-h", "--help") for text in arguments):
+        print(USAGE)
+        return 0 if arguments else 2
+    given = {}
+    for text in arguments:
+        key, _, value = text.lstrip("-").partition("=")
+        if key not in ("from", "out") or not value:
+            raise ConfigError(f"profile validate has the keys from and out, but got '{text}'.")
+        given[key] = value
+    if "from" not in given:
+        raise ConfigError("profile validate needs the folder of the recorded runs. Write from=FOLDER.")
+    out = Path(given.get("out", "runs/validation"))
+    found = list(runs(Path(given["from"])))
+    if not found:
+        raise ConfigError(f"from must name a folder with {RUNS}/GPU/MODEL/vllm and profiles of these GPUs, but "
+                          f"'{given['from']}' has none.")  # fmt: skip
+    check_writable(out)
+    ready()
+    rows: list[dict[str, Any]] = []
+    points: list[pl.DataFrame] = []
+    with steps("replaying recorded runs", len(found)) as told:
+        for run in found:
+            own, each = validate_run(run)
+            rows += own
+            points.append(each)
+            told()
+    frame, requests = pl.DataFrame(rows), pl.concat(points)
+    made = page.page(frame, requests)
+    with together(out) as place:
+        for name, table in (("validation", frame), ("requests", requests)):
+            with open(place(f"{name}.parquet"), "wb") as file:
+                table.write_parquet(file)
+            place(f"{name}.csv").write_text(table.write_csv(), encoding="utf-8")
+        place("summary.json").write_text(json.dumps(summary(frame), indent=2) + "\n", encoding="utf-8")
+        if made is not None:
+            place("validation.html").write_text(made, encoding="utf-8")
+    told_page = [] if made else ["no page: pip install 'kvreplay[report]'"]
+    show(errors_table(frame), "", *worst_lines(frame), *told_page, f"results in {out}")
+    return 0
+
+
+def summary(frame: pl.DataFrame) -> dict[str, float]:
+    """Return run.part.metric_statistic_error -> signed relative error."""
+    return {f"{row['run']}.{row['part']}.{row['metric']}_{row['statistic']}_error": row["error"]
+            for row in frame.to_dicts()}  # fmt: skip
+
+
+def errors_table(frame: pl.DataFrame) -> Table:
+    """Make the table of signed errors in percent: a row a run and part, mean / P50 / P90 / P99 of each metric."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    for heading in ("run", "part", *(f"{name} %\nmean / P50 / P90 / P99" for name in METRICS.values())):
+        made.add_column(heading, no_wrap=True)
+    for (run, part), rows in frame.group_by("run", "part", maintain_order=True):
+        known = {(row["metric"], row["statistic"]): row["error"] for row in rows.to_dicts()}
+        made.add_row(str(run), str(part), *(" / ".join(percent(known.get((metric, name))) for name in STATISTICS)
+                                            for metric in METRICS))  # fmt: skip
+    return made
+
+
+def worst_lines(frame: pl.DataFrame) -> list[str]:
+    """Name the worst number of each run and part."""
+    lines = []
+    for (run, part), rows in frame.group_by("run", "part", maintain_order=True):
+        worst: Mapping[str, Any] = rows.sort(pl.col("error").abs(), descending=True).row(0, named=True)
+        name = f"{METRICS[worst['metric']]} {worst['statistic']}"
+        lines.append(f"worst of {run}, {part}: {name}, {percent(worst['error'])} %")
+    return lines
+
+
+def percent(error: float | None) -> str:
+    """Write a relative error in percent with its sign."""
+    return "-" if error is None else f"{100 * error:+.1f}"
