@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "halving": lambda: SuccessiveHalvingPruner(),
     "none": lambda: NopPruner(),
 }
-SUMMARY = "summary"  # attribute of a trial: objectives, constraints
+BATCH = "batch"  # attribute of a study, with a worker's number: what its last batch came to
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class Judged:
     violations: Mapping[str, float]
     took_s: float
     error: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "state": self.state.name}
 
 
 class Search:
@@ -100,9 +104,13 @@ class Search:
             size = min(workers - begin % workers, wanted)
             drawn = [self.draw(keys, begin + place) for place in range(size)]
             batch = [one for one in drawn if self._needed(one.trial)]
-            # Told when all are judged: pruners look at what was told, and threads end in any order.
-            for one, judged in zip(batch, list(in_order(self.judged, batch, workers)), strict=True):
-                self._tell(one.trial, judged)
+            # Told when all are judged: pruners look at what was told, threads end in any order. Kept together first,
+            # so that a sitting that ends between two of them leaves no half of a batch for others to learn from.
+            results = list(in_order(self.judged, batch, workers))
+            kept = [[one.trial.number, judged.told()] for one, judged in zip(batch, results, strict=True)]
+            self.study.set_user_attr(f"{BATCH} {self.plan['worker']}", kept)
+            for one, judged in zip(batch, results, strict=True):
+                tell(self.study, one.trial, judged)
                 told()
 
     def draw(self, keys: Sequence[Dimension], place: int) -> Drawn:
@@ -152,15 +160,26 @@ class Search:
             return Judged(TrialState.FAIL, None, {}, time.perf_counter() - started_s, str(error))
         return Judged(TrialState.COMPLETE, values, violations, time.perf_counter() - started_s)
 
-    def _tell(self, trial: Trial, judged: Judged) -> None:
-        if judged.error is not None:
-            trial.set_user_attr(storage.REASON, judged.error)
-        trial.set_user_attr("took_s", judged.took_s)
-        for name, violation in judged.violations.items():
-            trial.set_constraint(name, violation)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.tell(trial, judged.values, judged.state)
+
+def tell(study: optuna.Study, trial: Trial, judged: Judged) -> None:
+    """Tell a study what became of a trial."""
+    if judged.error is not None:
+        trial.set_user_attr(storage.REASON, judged.error)
+    trial.set_user_attr("took_s", judged.took_s)
+    for name, violation in judged.violations.items():
+        trial.set_constraint(name, violation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.tell(trial, judged.values, judged.state)
+
+
+def tell_rest(study: optuna.Study, worker: int) -> None:
+    """Tell what a worker had judged, and kept, but not told when it ended."""
+    running = {trial.number: trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    for number, kept in study.user_attrs.get(f"{BATCH} {worker}", []):
+        if number in running:
+            trial = Trial(study, running[number]._trial_id)
+            tell(study, trial, Judged(**{**kept, "state": TrialState[kept["state"]]}))
 
 
 def defaults(config: Mapping[str, Any], keys: Sequence[Dimension], wanted: Any,

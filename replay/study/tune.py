@@ -23,7 +23,7 @@ from replay.study import storage
 from replay.study.composed import compose_all
 from replay.study.pool import Once, cores
 from replay.study.progress import steps
-from replay.study.search import NEEDS, PRUNERS, SAMPLERS, Search, defaults
+from replay.study.search import NEEDS, PRUNERS, SAMPLERS, Search, defaults, tell_rest
 from replay.study.space import Dimension, Value, of_keys, of_policies
 from replay.study.trials import Goals, Judge, goals
 from replay.study.tuned import finish
@@ -133,6 +133,7 @@ class Tune(Study):
             raise ConfigError(f"the study '{plan['name']}' was begun for another configuration, space or objective. "
                               f"Choose another study.name or out_dir, or give the former ones.")  # fmt: skip
         study.set_user_attr(IDENTITY, own)
+        tell_rest(study, plan["worker"])
         storage.let_go(study)
         return study
 

@@ -90,20 +90,20 @@ def parameters(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
 
 def test_a_study_goes_on_as_if_it_had_not_been_cut_short(tmp_path: Path, capsys: Any) -> None:
     keys = ["study.space={cluster.max_batch: [8, 16, 64]}", "study.objectives=[ttft_s_p99]", "study.windows=[0.3]"]
-    whole = tuned(tmp_path / "whole", *keys, "study.trials=24", "seed=5")
-    driver = started(["tune", *SMALL, *keys, "study.trials=24", "seed=5", f"out_dir={tmp_path / 'cut'}"])
+    whole = tuned(tmp_path / "whole", *keys, "study.trials=40", "seed=5")
+    driver = started(["tune", *SMALL, *keys, "study.trials=40", "seed=5", f"out_dir={tmp_path / 'cut'}"])
     for _ in range(600):
         if _done(tmp_path / "cut") >= 7 or driver.poll() is not None:
             break
         time.sleep(0.02)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert 7 <= _done(tmp_path / "cut") < 24
-    cut = tuned(tmp_path / "cut", *keys, "study.trials=24", "seed=5")
+    assert 7 <= _done(tmp_path / "cut") < 40
+    cut = tuned(tmp_path / "cut", *keys, "study.trials=40", "seed=5")
     assert parameters(cut) == parameters(whole)
-    more = tuned(tmp_path / "whole", *keys, "study.trials=26", "seed=5")
-    assert more.height == 26 and parameters(more)[:24] == parameters(whole)
-    assert cli.main(["tune", *SMALL, *keys, "study.trials=30", "seed=6", f"out_dir={tmp_path / 'whole'}"]) == 1
+    more = tuned(tmp_path / "whole", *keys, "study.trials=42", "seed=5")
+    assert more.height == 42 and parameters(more)[:40] == parameters(whole)
+    assert cli.main(["tune", *SMALL, *keys, "study.trials=44", "seed=6", f"out_dir={tmp_path / 'whole'}"]) == 1
     assert "was begun for another configuration" in capsys.readouterr().err
 
 
