@@ -1,4 +1,4 @@
-"""Leave-one-out over Splitwise's table: predict every measured point from all others of its curves, and say how far off.
+"""Leave-one-out over Splitwise's table: predict each point from all others of its curves, and say how far off.
 
 A point is a configuration, its repeats left out with it. Two rules, chosen by what else was measured:
 
@@ -16,6 +16,7 @@ import numpy as np
 from replay.fidelity.splitwise import CAPPED, PROMPT_TOKENS, Curves
 
 BESIDE, BETWEEN, BEYOND = "beside", "between", "beyond"
+LEFT_OUT, ENDS = "left out", "end left out"  # how experiments of the first two rules, and of the third, are called
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class LeftOut:
 
 
 def left_out(found: Sequence[Curves]) -> list[LeftOut]:
-    """Predict every point of all curves but those of capped GPUs, whose numbers are those of others times a constant."""
+    """Predict every point of all curves but those of capped GPUs, which are others times a constant."""
     return [point for curve in found if not curve.gpu.endswith(CAPPED) for point in _of(curve)]
 
 

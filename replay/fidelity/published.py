@@ -9,15 +9,16 @@ from rich import box
 from rich.table import Table
 
 from replay.errors import ConfigError
+from replay.fidelity.left_out import LEFT_OUT
 from replay.fidelity.row import Row
-from replay.fidelity.splitwise import curves, recognises
+from replay.fidelity.splitwise import recognises
 from replay.table import number, show
 from replay.write import check_writable, together
 
 KEYS = ("of", "from", "out")
 SOURCES = ("mooncake", "deepseek", "splitwise")
 AIM = 0.03
-MOST_SHOWN = 24  # points of a group that are shown one by one
+MOST_SHOWN = 12  # points of an experiment that are shown one by one; of larger ones, so many of the worst
 FILE = "published.parquet"
 USAGE = """usage: kvreplay profile published [of=mooncake,deepseek,splitwise] [from=FOLDER] [out=FOLDER]
 
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
                           f"'{given.get('from', '')}'. Write from=FOLDER, or of=mooncake,deepseek.")  # fmt: skip
     rows = [row for source in sources for row in _rows(source, given)]
     show(summary_table(rows))
+    if by_curve := curve_table(rows):
+        show("", by_curve)
     for title, table in detail_tables(rows):
         show("", title, table)
     if "out" in given:
@@ -67,21 +70,43 @@ def summary_table(rows: Sequence[Row]) -> Table:
     made = _table("experiment", "points", "median", "P90", "max", f"within {100 * AIM:g} %")
     for what, own in _groups(rows).items():
         errors = np.abs([row.error for row in own])
-        shown = [f"{100 * value:.1f} %" for value in (np.median(errors), np.quantile(errors, 0.9), errors.max())]
-        made.add_row(what, str(len(own)), *shown, f"{int((errors <= AIM).sum())}")
+        made.add_row(what, str(len(own)), *_quantiles(errors), f"{int((errors <= AIM).sum())}")
     return made
 
 
 def detail_tables(rows: Sequence[Row]) -> Iterator[tuple[str, Table]]:
-    """Yield a title and a table: all points of small experiments, and of large ones those that miss the aim."""
+    """Yield a title and a table: all points of small experiments, the worst of large ones."""
     for what, own in _groups(rows).items():
         few = len(own) <= MOST_SHOWN
-        chosen = own if few else [row for row in own if abs(row.error) > AIM]
+        beyond = sorted((row for row in own if abs(row.error) > AIM), key=lambda row: -abs(row.error))
+        chosen = own if few else beyond[:MOST_SHOWN]
         if chosen:
             made = _table("point", "published", "model", "unit", "error")
             for row in chosen:
-                made.add_row(row.point, number(row.published), number(row.replayed), row.unit, f"{100 * row.error:+.1f} %")
-            yield what if few else f"{what}: the {len(chosen)} beyond {100 * AIM:g} %", made
+                error = f"{100 * row.error:+.1f} %"
+                made.add_row(row.point, number(row.published), number(row.replayed), row.unit, error)
+            yield what if few else f"{what}: the worst of {len(beyond)} beyond {100 * AIM:g} %", made
+
+
+def curve_table(rows: Sequence[Row]) -> Table | None:
+    """Make the table of Splitwise's points left out between others, a row a model, GPU and tp; None without any."""
+    left = [row for row in rows if row.what in (f"Splitwise {what}, {LEFT_OUT}" for what in ("prompt", "token"))]
+    if not left:
+        return None
+    made = _table("left out, between others", *(f"{what}\n{name}" for what in ("prompts", "tokens")
+                                               for name in ("points", "median", "P90", "max")))  # fmt: skip
+    for curve in dict.fromkeys(row.point.split(",")[0] for row in left):
+        cells: list[str] = []
+        for what in ("prompt", "token"):
+            own = [row.error for row in left if row.point.startswith(f"{curve},") and f" {what}," in row.what]
+            cells += [str(len(own)), *_quantiles(own)]
+        made.add_row(curve, *cells)
+    return made
+
+
+def _quantiles(errors: Sequence[float]) -> list[str]:
+    found = np.abs(errors)
+    return [f"{100 * value:.1f} %" for value in (np.median(found), np.quantile(found, 0.9), found.max())]
 
 
 def _rows(source: str, given: Mapping[str, str]) -> Iterator[Row]:
@@ -91,7 +116,7 @@ def _rows(source: str, given: Mapping[str, str]) -> Iterator[Row]:
         return published_mooncake.rows()
     if source == "deepseek":
         return published_day.rows()
-    return published_splitwise.rows(curves(given["from"]))
+    return published_splitwise.rows(given["from"])
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:

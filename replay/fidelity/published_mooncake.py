@@ -1,9 +1,13 @@
 """Mooncake's calibration set (FAST 2025, Fig. 14), every number replayed as single requests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from replay.cluster import cluster
 from replay.fidelity.row import Row
+from replay.hardware import decode_s, prefill_s
+from replay.hardware.conf import load
+from replay.hardware.points import points
 from replay.session import replay
 from traces.schema import Trace, build
 
@@ -31,6 +35,23 @@ def rows(hardware: str = "mooncake_a800_table") -> Iterator[Row]:
         yield Row("Mooncake prefill, 95 % cached", name, CACHED_S[thousand], cached["ttft_s"], "s")
         yield Row("Mooncake transfer and load", name, MOVED_S[thousand], plain["moved_s"], "s")
         yield Row("Mooncake decode", name, 1e3 * DECODE_S[thousand], 1e3 * plain["gap_s"], "ms")
+    if load("hardware", hardware)["kind"] == "points":
+        yield from left_out(load("hardware", hardware))
+
+
+def left_out(node: dict[str, Any]) -> Iterator[Row]:
+    """Yield each point between others that a hardware of kind points goes through, beside the profile without it."""
+    sizes = sorted({row[0] for row in node["prefills"]})[1:-1]
+    for index, (tokens, cached, seconds) in enumerate(node["prefills"]):
+        if tokens in sizes:
+            profile = points({**node, "prefills": [row for i, row in enumerate(node["prefills"]) if i != index]})
+            what = "Mooncake prefill, left out" if cached == 0 else "Mooncake prefill, 95 % cached, left out"
+            yield Row(what, f"{tokens // THOUSAND}k tokens", seconds, prefill_s(profile, tokens, cached), "s")
+    for index, (_, context, seconds) in enumerate(node["decodes"]):
+        if context in sizes:
+            profile = points({**node, "decodes": [row for i, row in enumerate(node["decodes"]) if i != index]})
+            yield Row("Mooncake decode, left out", f"{context // THOUSAND}k tokens", 1e3 * seconds,
+                      1e3 * decode_s(profile, context), "ms")  # fmt: skip
 
 
 def _plain(hardware: str, tokens: int) -> dict[str, float]:
@@ -51,7 +72,7 @@ def _columns(prompts: list[int]) -> dict[str, list[float]]:
 
 
 def _last(hardware: str, trace: Trace) -> dict[str, float]:
-    """Return what the last request took: its first token, a gap of decoding, and the handoff before the first of them."""
+    """Return what the last request took: its first token, a gap of decoding, and the handoff before the first one."""
     pair = cluster("pd_1p1d", hardware, token_budget=max(PREFILL_S) * THOUSAND, block_tokens=BLOCK_TOKENS)
     found = replay(trace, pair, slo="none", gaps=True)
     row = found.requests.row(-1, named=True)

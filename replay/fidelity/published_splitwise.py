@@ -2,26 +2,43 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
 
 from replay.cluster import Cluster, cluster
-from replay.fidelity.left_out import BEYOND, LeftOut, left_out
+from replay.fidelity.left_out import BEYOND, ENDS, LEFT_OUT, LeftOut, left_out
 from replay.fidelity.row import Row
-from replay.fidelity.splitwise import CAPPED, OUTPUT_TOKENS, PROMPT_TOKENS, Curves, profile_of
+from replay.fidelity.splitwise import (
+    CAPPED,
+    OUTPUT_TOKENS,
+    POINT,
+    PROMPT_TOKENS,
+    Curves,
+    curves,
+    profile_of,
+    read,
+)
 from replay.session import replay
 from traces.schema import build
 
 PROMPT, BATCH, TOKEN = "Splitwise prompt", "Splitwise prompts of a batch", "Splitwise token"
-LEFT_OUT, ENDS = "left out", "end left out"
+LONG = "Splitwise token, long outputs"
+REPEAT = "a repeat left out"
 MOST_BATCH = 64
 
 
-def rows(found: Sequence[Curves]) -> Iterator[Row]:
-    """Yield every measured point beside its replay, then beside its prediction from the others."""
+def rows(folder: str | Path) -> Iterator[Row]:
+    """Yield every measured point beside its replay, then beside its prediction from the others, then each repeat."""
+    found = curves(folder)
     for curve in found:
         yield from replayed(curve)
+        yield from longer(curve)
     for point in left_out(found):
         yield _row(point)
     yield from capped(found)
+    yield from repeated(folder)
 
 
 def replayed(curve: Curves, prompts: Iterable[int] | None = None, batches: Iterable[int] | None = None,
@@ -40,6 +57,14 @@ def replayed(curve: Curves, prompts: Iterable[int] | None = None, batches: Itera
         point = f"{curve.name}, {requests} x {PROMPT_TOKENS}"
         yield Row(BATCH, point, 1e3 * curve.batch_s[requests], 1e3 * ttft_s, "ms")
         yield Row(TOKEN, point, 1e3 * curve.token_s[requests], 1e3 * tpot_s, "ms")
+
+
+def longer(curve: Curves) -> Iterator[Row]:
+    """Yield the long outputs of a curve, of which its profile knows nothing, beside their replay."""
+    served = instance_of(curve)
+    for output_tokens, seconds in curve.long_s.items():
+        _, tpot_s = _times(served, 1, PROMPT_TOKENS, output_tokens)
+        yield Row(LONG, f"{curve.name}, {output_tokens} of output", 1e3 * seconds, 1e3 * tpot_s, "ms")
 
 
 def capped(found: Sequence[Curves]) -> Iterator[Row]:
@@ -61,12 +86,28 @@ def instance_of(curve: Curves) -> Cluster:
     return replace(one, instances=(replace(one.instances[0], profile=profile_of(curve)),))
 
 
-def _times(served: Cluster, requests: int, tokens: int) -> tuple[float, float]:
-    """Return the time to the first token and per later token of requests that arrive together, seconds."""
-    columns = {"arrival_s": [0.0] * requests, "prompt_tokens": [tokens] * requests,
-               "output_tokens": [OUTPUT_TOKENS] * requests}  # fmt: skip
-    summary = replay(build("batch", columns, None), served, slo="none").summary
-    return float(summary["ttft_s_mean"]), float(summary["tpot_s_mean"])  # type: ignore[arg-type]
+def _times(served: Cluster, requests: int, tokens: int, output_tokens: int = OUTPUT_TOKENS) -> tuple[float, float]:
+    """Return the time of the prefill and per later token of requests in one batch, seconds.
+
+    One more request of one token comes first: while it runs the others gather, and start together.
+    """
+    columns = {"arrival_s": [0.0] + [1e-6] * requests, "prompt_tokens": [1] + [tokens] * requests,
+               "output_tokens": [1] + [output_tokens] * requests}  # fmt: skip
+    found = replay(build("batch", columns, None), served, slo="none").requests[1:]
+    prefill = found["ttft_s"] - found["queue_s"]
+    return float(prefill.mean()), float(found["tpot_s"].mean())  # type: ignore[arg-type]
+
+
+def repeated(folder: str | Path) -> Iterator[Row]:
+    """Yield every repeat beside the median of the other repeats of its point: what no model can be better than."""
+    frame = read(folder).filter(~pl.col("hardware").str.ends_with(CAPPED))
+    for key, own in frame.group_by(POINT, maintain_order=True):
+        point = f"{key[0]} {key[1]} TP{key[2]}, {key[4]} x {key[3]}"
+        for column, what in (("prompt_time", "prompt"), ("token_time", "token")):
+            times = own[column].to_numpy()
+            for index, one in enumerate(times):
+                others = float(np.median(np.delete(times, index)))
+                yield Row(f"Splitwise {what}, {REPEAT}", point, float(one), others, "ms")
 
 
 def _row(point: LeftOut) -> Row:

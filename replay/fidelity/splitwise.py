@@ -20,8 +20,8 @@ from replay.hardware.profile import Profile
 from replay.hardware.roofline import gpu_of, model_of, prefill_token_sq_s, roofline
 
 FILE = "perf_model.csv"
-COLUMNS = ("model", "hardware", "tensor_parallel", "prompt_size", "batch_size", "token_size", "prompt_time",
-           "token_time")
+POINT = ("model", "hardware", "tensor_parallel", "prompt_size", "batch_size", "token_size")
+COLUMNS = (*POINT, "prompt_time", "token_time")
 PROMPT_TOKENS = 512  # of every batch, and of every long output
 OUTPUT_TOKENS = 128  # of every point but the long outputs
 CAPPED = "-pcap"
@@ -99,6 +99,16 @@ def profile_of(curve: Curves) -> Profile:
 def curves(folder: str | Path) -> list[Curves]:
     """Read all curves of the table, by model, GPU and tp.
 
+    raises : ConfigError as `read`
+    """
+    times = [pl.col("prompt_time").median() * MS, pl.col("token_time").median() * MS]
+    medians = read(folder).group_by(POINT).agg(times).sort(POINT)
+    return [_curves(key, group) for key, group in medians.group_by(POINT[:3], maintain_order=True)]
+
+
+def read(folder: str | Path) -> pl.DataFrame:
+    """Read the rows of the table, times in milliseconds.
+
     raises : ConfigError where it cannot be read
     """
     path = _file(folder)
@@ -109,9 +119,7 @@ def curves(folder: str | Path) -> list[Curves]:
     if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise ConfigError(f"Splitwise's table must have the columns {', '.join(COLUMNS)}, but {path.name} lacks "
                           f"{missing[0]}.")
-    times = [pl.col("prompt_time").median() * MS, pl.col("token_time").median() * MS]
-    medians = rows.group_by(COLUMNS[:6]).agg(times).sort(COLUMNS[:6])
-    return [_curves(key, group) for key, group in medians.group_by(COLUMNS[:3], maintain_order=True)]
+    return rows
 
 
 def chosen(found: Sequence[Curves], asked: Asked) -> Curves:
@@ -188,8 +196,9 @@ def _curves(key: tuple[Any, ...], rows: pl.DataFrame) -> Curves:
         token_s=of(batched, "batch_size", "token_time"),
         long_s=of(short & ~usual, "token_size", "token_time"),
     )
-    # More prompts cannot take a fraction of the time: such batches did not fit in memory, and something else was timed.
-    kept = [n for n in curve.batch_s if curve.batch_s[n] >= 0.5 * max(curve.batch_s[m] for m in curve.batch_s if m <= n)]
+    # More prompts cannot take a fraction of the time: such a batch did not fit in memory, and something else was timed.
+    most_s = {n: max(seconds for m, seconds in curve.batch_s.items() if m <= n) for n in curve.batch_s}
+    kept = [n for n, seconds in curve.batch_s.items() if seconds >= 0.5 * most_s[n]]
     return replace(curve, batch_s={n: curve.batch_s[n] for n in kept}, token_s={n: curve.token_s[n] for n in kept})
 
 
