@@ -104,7 +104,7 @@ def curve_table(rows: Sequence[Row]) -> Table | None:
     return made
 
 
-def _quantiles(errors: Sequence[float]) -> list[str]:
+def _quantiles(errors: Sequence[float] | np.ndarray) -> list[str]:
     found = np.abs(errors)
     return [f"{100 * value:.1f} %" for value in (np.median(found), np.quantile(found, 0.9), found.max())]
 

@@ -85,14 +85,15 @@ def profile_of(curve: Curves) -> Profile:
     model_node = load("model", curve.model.replace("-", "_"))
     square_s = prefill_token_sq_s(gpu_of(gpu_node), model_of(model_node))
     base = roofline(gpu_node, model_node)
-    power = {"idle_w": None, "busy_w": None} if curve.gpu.endswith(CAPPED) else {}
+    capped = curve.gpu.endswith(CAPPED)
     return replace(
         base,
         name=f"{curve.tp}x{curve.gpu}/{curve.model}",
         **tables(Measured(_prefills(curve, square_s), _decodes(curve), square_s)),
         interpolation_error=0.0,
         provenance=f"measured: Splitwise (ISCA 2024), {curve.name}; memory, links and price of {base.name}",
-        **power,
+        idle_w=None if capped else base.idle_w,
+        busy_w=None if capped else base.busy_w,
     )
 
 
@@ -188,8 +189,11 @@ def _curves(key: tuple[Any, ...], rows: pl.DataFrame) -> Curves:
     usual, alone = pl.col("token_size") == OUTPUT_TOKENS, pl.col("batch_size") == 1
     short = (pl.col("prompt_size") == PROMPT_TOKENS) & alone
     batched = usual & (pl.col("prompt_size") == PROMPT_TOKENS) & ~alone
+    model, gpu, tp = key
     curve = Curves(
-        *key,
+        model=model,
+        gpu=gpu,
+        tp=tp,
         prompt_s=of(usual & alone, "prompt_size", "prompt_time"),
         batch_s=of(batched, "batch_size", "prompt_time"),
         context_s=of(usual & alone, "prompt_size", "token_time"),

@@ -59,7 +59,7 @@ def points(node: Mapping[str, Any]) -> Profile:
         nic_latency_s=number(node["nic_latency_s"], "hardware.nic_latency_s"),
         interpolation_error=0.0,
         provenance=str(node.get("provenance", "measured points")),
-        **watts(node),
+        **watts(node),  # type: ignore[arg-type]
     )
 
 
