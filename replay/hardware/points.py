@@ -126,17 +126,15 @@ def through(measured_s: Mapping[int, float], beyond_s: float | None = None, plac
 
 def _kv_table(contexts: Mapping[int, float]) -> tuple[np.ndarray, float]:
     """Return what context costs, 0 for none, and what an iteration of one request without any would take, seconds."""
+    through(contexts, place="hardware.decodes of 1 request")  # refuses what falls, in the user's own numbers
     ordered = sorted(contexts)
     first = ordered[0]
     slope_s = 0.0
     if len(ordered) > 1:
         slope_s = (contexts[ordered[1]] - contexts[first]) / (ordered[1] - first)
-    alone_s = contexts[first] - max(slope_s, 0.0) * first
+    alone_s = contexts[first] - slope_s * first
     rows = {context: contexts[context] - alone_s for context in ordered}
-    if first == 0:
-        return table(through(rows, place="hardware.decodes of 1 request")), alone_s
-    segments = through({0: 0.0, **rows}, place="hardware.decodes of 1 request, less their common part,")
-    return table(segments), alone_s
+    return table(through({0: 0.0, **rows}, place="hardware.decodes of 1 request, less their common part,")), alone_s
 
 
 def _once(found: dict[int, float], key: int, seconds: float, what: str, same: str) -> None:
