@@ -83,7 +83,7 @@ def read(arguments: Sequence[str]) -> Plan:
     """
     given = dict(DEFAULTS)
     for text in arguments:
-        key, equals, value = text.partition("=")
+        key, equals, value = text.removeprefix("--").partition("=")
         if key not in DEFAULTS or not equals or not value:
             raise ConfigError(f"kvreplay profile measure takes {', '.join(f'{key}=...' for key in DEFAULTS)}, but got "
                               f"'{text}'. See --help.")

@@ -8,6 +8,7 @@ import polars as pl
 from rich import box
 from rich.table import Table
 
+from replay.driving import ready
 from replay.errors import ConfigError
 from replay.fidelity.left_out import LEFT_OUT
 from replay.fidelity.row import Row
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if "splitwise" in sources and not recognises(given.get("from", "")):
         raise ConfigError(f"from must name Splitwise's table, a folder with perf_model.csv, but is "
                           f"'{given.get('from', '')}'. Write from=FOLDER, or of=mooncake,deepseek.")  # fmt: skip
+    ready()
     rows = [row for source in sources for row in _rows(source, given)]
     show(summary_table(rows))
     if by_curve := curve_table(rows):
@@ -129,7 +131,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _given(arguments: Sequence[str]) -> dict[str, str]:
     given = {}
     for text in arguments:
-        key, equals, value = text.partition("=")
+        key, equals, value = text.removeprefix("--").partition("=")
         if key not in KEYS or not equals or not value:
             raise ConfigError(f"kvreplay profile published takes {', '.join(f'{key}=...' for key in KEYS)}, but got "
                               f"'{text}'. See --help.")

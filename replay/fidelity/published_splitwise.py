@@ -99,8 +99,11 @@ def _times(served: Cluster, requests: int, tokens: int, output_tokens: int = OUT
 
 
 def repeated(folder: str | Path) -> Iterator[Row]:
-    """Yield every repeat beside the median of the other repeats of its point: what no model can be better than."""
-    frame = read(folder).filter(~pl.col("hardware").str.ends_with(CAPPED))
+    """Yield every repeat beside the median of the other repeats of its point: what no model can be better than.
+
+    The table lists some measurements three times; each counts once.
+    """
+    frame = read(folder).filter(~pl.col("hardware").str.ends_with(CAPPED)).unique(maintain_order=True)
     for key, own in frame.group_by(POINT, maintain_order=True):
         point = f"{key[0]} {key[1]} TP{key[2]}, {key[4]} x {key[3]}"
         for column, what in (("prompt_time", "prompt"), ("token_time", "token")):

@@ -1,4 +1,4 @@
-"""Profiles from Splitwise's table: through its points, replayed as they were measured, and what points left out show."""
+"""Profiles from Splitwise's table: through its points, replayed as measured, and what points left out show."""
 
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def test_points_left_out(folder):
     assert [float(np.median(own)) for own in errors.values()] == pytest.approx([0.0099, 0.062, 0.011], abs=0.001)
     assert np.mean(errors["token", BETWEEN] < 0.03) > 0.8 and np.mean(errors["prompt", BESIDE] < 0.03) > 0.6
     noise = np.abs([row.error for row in repeated(folder) if "prompt" in row.what])
-    assert len(noise) == 840 and 0.05 < np.quantile(noise, 0.9) < 0.06
+    assert len(noise) == 760 and 0.055 < np.quantile(noise, 0.9) < 0.065
 
 
 def test_the_rules_of_leaving_out():
@@ -103,3 +103,10 @@ def test_the_rules_of_leaving_out():
     assert _prompt(4096, own, others)[1] == BEYOND and _prompt(512, own, others)[1] == BEYOND
     assert _line(3, {1: 1.0, 2: 4.0, 3: 9.0, 5: 10.0}) == (6.0, BETWEEN)
     assert _line(5, {1: 1.0, 2: 4.0, 3: 9.0, 5: 10.0}) == (19.0, BEYOND)
+
+
+def test_prompts_of_1024_tokens_and_more_on_h100_are_within_3_percent_when_left_out(folder):
+    """Where the same tokens were measured as a batch too; A100 scatters more, and below 1024 tokens curves bend."""
+    points = [point for point in left_out(curves(folder)) if point.what == "prompt" and point.rule != BEYOND]
+    errors = [abs(point.error) for point in points if "h100" in point.curve and point.requests * point.tokens >= 1024]
+    assert len(errors) == 27 and max(errors) < 0.021
