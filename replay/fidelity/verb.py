@@ -1,4 +1,4 @@
-"""The verb `profile`: build, calibrate, observe, measure and validate hardware profiles."""
+"""The verb `profile`: build, calibrate, observe, measure and validate hardware profiles, and what others published."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ STEPS = {
     "calibrate": ("calibrate", "fit a profile to the log of a real engine: log=FILE"),
     "observe": ("observe", "drive an OpenAI-compatible endpoint with a trace and record its log: url=http://..."),
     "measure": ("measure", "time kernels of the local GPU through PyTorch"),
+    "published": ("published", "published measurements beside what the model gives: of=mooncake,deepseek,splitwise"),
     "validate": ("validate", "replay recorded runs of real engines, and say how far off"),
 }
 

@@ -7,6 +7,7 @@ from replay.errors import ConfigError
 from replay.hardware.conf import conf_folder
 from replay.hardware.file import from_file
 from replay.hardware.linear import linear
+from replay.hardware.points import points
 from replay.hardware.profile import (
     SEGMENT,
     Profile,
@@ -38,8 +39,9 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Profile]] = {
     "linear": lambda hardware, model: linear(hardware),
     "roofline": roofline,
     "file": lambda hardware, model: from_file(hardware),
+    "points": lambda hardware, model: points(hardware),
 }
-MODELLESS = ("linear", "file")
+MODELLESS = ("linear", "file", "points")
 
 
 def build(config: Mapping[str, Any]) -> Profile:
