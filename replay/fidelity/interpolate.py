@@ -85,19 +85,3 @@ def curve(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     medians = np.array([np.median(values[where == index]) for index in range(len(points))])
     return points.astype(np.float64), medians.astype(np.float64)
 
-
-def rising(values: np.ndarray) -> np.ndarray:
-    """Return the nearest values that never fall, by least squares on their logarithms.
-
-    values  : float64 (n,), positive, read only
-    returns : float64 (n,)
-    source  : pool adjacent violators (Barlow et al., 1972)
-    """
-    pools: list[list[float]] = []
-    for value in np.log(values):
-        pools.append([float(value), 1.0])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            mean, count = pools.pop()
-            before, weight = pools[-1]
-            pools[-1] = [(before * weight + mean * count) / (weight + count), weight + count]
-    return np.exp(np.concatenate([np.full(int(count), mean) for mean, count in pools]))

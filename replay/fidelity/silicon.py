@@ -1,0 +1,187 @@
+"""Validate built profiles on measured end-to-end points: replay each closed loop, compare TTFT and TPOT.
+
+The rule, for every point alike: profiles come from kernel tables of its GPU, of its own serving engine where the folder
+has them and else of vLLM; the closed loop is replayed by the engine (`replay.fidelity.silicon_replay`); nothing is
+tuned for a point. One number for each serving engine, the host's time an iteration (`kernels.HOST_S`), was fitted on
+the half of the points called "fit"; errors are to be read on the other half, "held out".
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from replay.errors import ConfigError
+from replay.fidelity import kernels
+from replay.fidelity.asked import Asked
+from replay.fidelity.kernel_tables import Tables, layout_of
+from replay.fidelity.silicon_points import Point, point, read
+from replay.fidelity.silicon_replay import predict
+from replay.hardware.profile import Profile
+
+FIT, HELD_OUT = "fit", "held out"
+STRATUM = ("system", "model_path", "backend", "mode")
+INSTEAD = "vllm"  # whose kernels stand in where an engine's own were not measured
+SCHEMA = {"id": pl.String, "gpu": pl.String, "model": pl.String, "backend": pl.String, "mode": pl.String,
+          "tp": pl.Int64, "concurrency": pl.Int64, "prompt_tokens": pl.Int64, "output_tokens": pl.Int64,
+          "ttft_s": pl.Float64, "ttft_predicted_s": pl.Float64, "ttft_error": pl.Float64, "tpot_s": pl.Float64,
+          "tpot_predicted_s": pl.Float64, "tpot_error": pl.Float64, "split": pl.String, "reason": pl.String}  # fmt: skip
+HOSTS_S = np.arange(0.0, 8.0e-3, 5.0e-5)
+
+
+def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
+             host_s: float | None = None) -> pl.DataFrame:  # fmt: skip
+    """Predict measured points and say how far off each is.
+
+    folder  : kernel tables with the measured points beside them
+    limit   : points to replay, drawn from each GPU, model, engine and mode in proportion; None for all
+    seed    : of the draw, and of the lengths of requests
+    host_s  : of the host instead of `kernels.HOST_S`
+    returns : one row a point, in the order of the file: measured, predicted, signed relative error, and the half it
+              belongs to; or the reason why it cannot be predicted. Points that a limit leaves out have no row
+    raises  : ConfigError for a folder without tables or points
+    """
+    layout = layout_of(folder)
+    if layout is None:
+        raise ConfigError(f"'{folder}' must hold kernel tables (data/<gpu>/gemm/...), but does not.")
+    frame = read(folder)
+    profile_of = _profiles(folder, host_s)
+    known = kernels.gpu_names(folder)
+    rows: list[dict[str, Any]] = []
+    candidates: list[tuple[dict[str, Any], Point]] = []
+    for row in frame.iter_rows(named=True):
+        try:
+            candidates.append((row, _point(row, known)))
+        except ConfigError as error:
+            rows.append(_row(row, None) | {"reason": _reason(error)})
+    for row, one in candidates if limit is None else drawn(candidates, limit, seed):
+        try:
+            rows.append(_row(row, one) | _compared(one, *predict(one, profile_of, seed)))
+        except ConfigError as error:
+            rows.append(_row(row, one) | {"reason": _reason(error)})
+    order = {name: index for index, name in enumerate(frame["id"])}
+    return pl.DataFrame(sorted(rows, key=lambda row: order[row["id"]]), schema=SCHEMA)
+
+
+def summary(frame: pl.DataFrame, by: tuple[str, ...] = ("gpu", "model", "backend"), split: str | None = HELD_OUT,
+            ) -> pl.DataFrame:  # fmt: skip
+    """Reduce predicted points to errors.
+
+    frame   : as `validate` returns
+    split   : the half that counts, None for both
+    returns : one row a group, and one for all ("all" in every column of `by`): points, and median and ninth decile of
+              the absolute relative error of TPOT and of TTFT
+    """
+    done = frame.filter(pl.col("reason").is_null() & ((pl.col("split") == split) | pl.lit(split is None)))
+    numbers = [pl.len().alias("points"), *(
+        pl.col(f"{metric}_error").abs().quantile(share, "linear").alias(f"{metric}_error_{name}")
+        for metric in ("tpot", "ttft") for name, share in (("p50", 0.5), ("p90", 0.9)))]  # fmt: skip
+    groups = done.group_by(*by).agg(*numbers).sort(*by)
+    every = done.select(*(pl.lit("all").alias(name) for name in by), *numbers).unique()
+    return pl.concat([groups, every]) if len(done) else groups
+
+
+def reasons(frame: pl.DataFrame) -> pl.DataFrame:
+    """Count the points that cannot be predicted, by reason, the commonest first."""
+    return (frame.filter(pl.col("reason").is_not_null()).group_by("reason").agg(points=pl.len())
+            .sort("points", "reason", descending=[True, False]))  # fmt: skip
+
+
+def fitted_host_s(frame: pl.DataFrame) -> dict[str, float]:
+    """Fit the host's time an iteration, one number for each serving engine, on the half of the points for that.
+
+    frame   : as `validate(folder, host_s=0.0)` returns
+    returns : engine -> seconds with the least median error of TPOT, were each token that much later
+    """
+    found = {}
+    done = frame.filter(pl.col("reason").is_null() & (pl.col("split") == FIT))
+    for (backend,), rows in done.group_by("backend"):
+        real, predicted = rows["tpot_s"].to_numpy(), rows["tpot_predicted_s"].to_numpy()
+        off = np.median(np.abs((predicted[None, :] + HOSTS_S[:, None]) / real[None, :] - 1), axis=1)
+        found[str(backend)] = float(HOSTS_S[int(np.argmin(off))])
+    return found
+
+
+def half(name: str) -> str:
+    """Return the half that a point belongs to, by a hash of its id."""
+    return FIT if zlib.crc32(f"half:{name}".encode()) % 2 == 0 else HELD_OUT
+
+
+def drawn(candidates: list[tuple[dict[str, Any], Point]], limit: int, seed: int
+          ) -> list[tuple[dict[str, Any], Point]]:  # fmt: skip
+    """Draw points so that each stratum keeps its share; the same for the same seed.
+
+    candidates : (row, point)
+    returns    : at most `limit` of them
+    """
+    strata: dict[tuple[Any, ...], list[int]] = {}
+    for index, (row, _) in enumerate(candidates):
+        strata.setdefault(tuple(row[name] for name in STRATUM), []).append(index)
+    keyed = []
+    for members in strata.values():
+        shuffled = sorted(members, key=lambda index: zlib.crc32(f"{seed}:{candidates[index][1].id}".encode()))
+        keyed += [((place + 0.5) / len(members), index) for place, index in enumerate(shuffled)]
+    return [candidates[index] for index in sorted(index for _, index in sorted(keyed)[:limit])]
+
+
+def _profiles(folder: str | Path, host_s: float | None) -> Callable[[Asked], Profile]:
+    made: dict[Asked, Profile | ConfigError] = {}
+    layout = layout_of(folder)
+
+    def profile_of(asked: Asked) -> Profile:
+        if asked not in made:
+            own = layout and asked.gpu and Tables(layout, asked.gpu, asked.backend).has("gemm_perf")
+            served = kernels.HOST_S.get(asked.backend, kernels.OTHER_HOST_S) if host_s is None else host_s
+            of_kernels = replace(asked, host_s=served) if own else replace(asked, host_s=served, backend=INSTEAD,
+                                                                           version=None)  # fmt: skip
+            try:
+                made[asked] = kernels.build(folder, of_kernels)
+            except ConfigError as error:
+                made[asked] = error
+        found = made[asked]
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
+    return profile_of
+
+
+def _point(row: Mapping[str, Any], known: list[str]) -> Point:
+    if row["system"] not in known:
+        raise ConfigError(f"no kernel tables of {row['system']}")
+    return point(row)
+
+
+def _row(row: Mapping[str, Any], one: Point | None) -> dict[str, Any]:
+    found = {"id": row["id"], "gpu": row["system"], "backend": row["backend"], "mode": row["mode"],
+             "model": one.model if one else row["model_path"], "split": half(row["id"])}  # fmt: skip
+    if one:
+        found |= {"tp": one.prefill[0].tp, "concurrency": one.concurrency, "prompt_tokens": one.prompt_tokens,
+                  "output_tokens": one.output_tokens, "ttft_s": one.ttft_s, "tpot_s": one.tpot_s}  # fmt: skip
+    return found
+
+
+def _compared(one: Point, ttft_s: float, tpot_s: float) -> dict[str, Any]:
+    return {"ttft_predicted_s": ttft_s, "ttft_error": ttft_s / one.ttft_s - 1,
+            "tpot_predicted_s": tpot_s, "tpot_error": tpot_s / one.tpot_s - 1}  # fmt: skip
+
+
+def _reason(error: ConfigError) -> str:
+    """Shorten a sentence of a refusal to what is to be counted."""
+    text = str(error)
+    for mark, reason in (("GB of weights", "the model does not fit in memory"),
+                         ("all-reduce over", "no all-reduce over so many GPUs was measured"),
+                         ("experts must be spread", "the stated split of the experts does not add up"),
+                         ("divide the", "the stated split does not divide the model"),
+                         ("GEMMs ", "no GEMMs in these numbers were measured"),
+                         ("experts with", "the experts were not measured in this split and these numbers"),
+                         ("the experts of", "the experts were not measured in this split and these numbers"),
+                         ("_attention_perf", "no attention of this shape was measured"),
+                         ("GPUs must have been", "no collective over so many GPUs was measured")):  # fmt: skip
+        if mark in text:
+            return reason
+    return text
