@@ -13,7 +13,7 @@ from replay.hardware.model import BYTES
 FOLDER, OUT = "from", "out"
 WORDS = ("gpu", "model", "backend", "version", "dtype", "kv_dtype", "gemm", "moe")
 COUNTS = ("tp", "ep", "moe_ep")
-NUMBERS = ("host_s", "price_per_gpu_hour", "memory_share")
+NUMBERS = ("host_s", "host_request_s", "price_per_gpu_hour", "memory_share")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Asked:
     tp, ep          : groups of GPUs as in a `hardware` node; moe_ep groups of experts within an instance, None by ep
     backend         : serving engine whose kernels or iterations count; version: of it, None for the newest
     dtype, kv_dtype : of weights and cache instead of the model's; gemm, moe: types of numbers as a source names them
-    host_s          : of the host, once an iteration; None for a source's own
+    host_s          : of the host, once an iteration; host_request_s for each decode of it; None for a source's own
     memory_share    : of the GPU's memory that weights, cache and buffers may take
     """
 
@@ -40,6 +40,7 @@ class Asked:
     gemm: str | None = None
     moe: str | None = None
     host_s: float | None = None
+    host_request_s: float | None = None
     price_per_gpu_hour: float = 0.0
     memory_share: float = 0.9
 

@@ -59,7 +59,7 @@ def usage() -> str:
         "  backend, version    serving engine whose kernels count (vllm), and its version (the newest)\n"
         "  dtype, kv_dtype     of weights and cache instead of the model's: bf16, fp8, fp4\n"
         "  gemm, moe           types of numbers as the tables name them, such as fp8_block\n"
-        "  host_s              of the host, once an iteration\n"
+        "  host_s              of the host, once an iteration; host_request_s for each decode of it\n"
         "  memory_share        of the GPU's memory that may be taken (0.9)\n"
         "  price_per_gpu_hour  USD (0)\n"
         "  out                 the profile file to write"

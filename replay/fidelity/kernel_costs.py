@@ -12,6 +12,7 @@ from replay.fidelity.interpolate import Family, between, curve, family
 from replay.fidelity.kernel_tables import Tables
 
 UNEVEN = "power_law_1.01"  # load of experts, the mildest uneven one measured; trained routers are not balanced
+LAUNCHED = 10.0  # a kernel starts within a few microseconds, a launch from Python takes tens of them
 WINDOW, FULL = "window_size", 0  # attention over the whole context
 
 
@@ -86,6 +87,15 @@ class Costs:
     def gemm_dtypes(self) -> list[str]:
         """List the number types of the GEMM table."""
         return sorted(self.tables.read("gemm_perf")["gemm_dtype"].unique())
+
+    def launch_bound(self, dtype: str) -> bool:
+        """Return whether GEMMs of a type were timed with their launches from the host rather than from a graph.
+
+        returns : the smallest product takes LAUNCHED times as long as that of another type
+        """
+        least = self._of(("least",), lambda: dict(
+            self.tables.read("gemm_perf").group_by("gemm_dtype").agg(pl.col("seconds").min()).iter_rows()))
+        return dtype in least and least[dtype] > LAUNCHED * min(least.values())
 
     def expert_dtypes(self, shape: Mapping[str, Any]) -> list[str]:
         """List the number types in which experts of a shape were measured; `shape` without moe_dtype."""

@@ -7,7 +7,7 @@ that; else from its parts.
 
 Rules where nothing was measured: a chunk after cached tokens costs the difference of two whole prompts, at least what
 its tokens alone cost; small kernels move their bytes at the stated share of the memory's bandwidth and cost a constant
-launch each; the host costs `host_s` an iteration.
+launch each; the host costs what `replay.fidelity.hosts` says.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from replay.errors import ConfigError
+from replay.fidelity.hosts import Host
 from replay.fidelity.iterations import Iterations
 from replay.fidelity.kernel_costs import FULL, WINDOW, Costs
 from replay.hardware.model import Model
@@ -27,6 +28,7 @@ HALF_BYTES = 2.0
 # Of the model's weights -> tables of GEMMs and experts that serve them, the first that was measured.
 GEMM_DTYPES = {"bf16": (HALF,), "fp8": ("fp8", "fp8_block"), "fp4": ("nvfp4",)}
 EXPERT_DTYPES = {"bf16": (HALF,), "fp8": ("fp8_block", "fp8"), "fp4": ("nvfp4", "w4a16_mxfp4", "int4_wo")}
+STAND_INS = {"fp8_block": "fp8"}  # where a table was timed with its launches, which a graph of kernels does not pay
 KV_DTYPES = {"bf16": HALF, "fp8": "fp8", "fp4": "fp8"}
 NORM_READS, ACTIVATION_READS = 4, 3  # hidden or feed-forward numbers that a small kernel reads and writes
 
@@ -60,7 +62,8 @@ class Composed:
     """What an iteration of a model costs on some GPUs.
 
     numbers : gemm, moe and kv: types of numbers as the tables name them
-    host_s  : of the host, once an iteration, not hidden behind the GPU
+    host    : what it adds to an iteration and its requests, not hidden behind the GPU
+    notes   : what else a reader has to know
     raises  : ConfigError where a kernel was not measured
     """
 
@@ -68,7 +71,8 @@ class Composed:
     model: Model
     split: Split
     numbers: Mapping[str, str]
-    host_s: float
+    host: Host
+    notes: tuple[str, ...] = ()
 
     def seconds(self, asked: Iterations) -> np.ndarray:
         """Cost iterations.
@@ -78,7 +82,8 @@ class Composed:
         tokens = (asked.prefill_tokens + asked.decoding) / self.split.dp
         rows = np.maximum((asked.prompts + asked.decoding) / self.split.dp, 1.0)
         attention = self.model.layers * (self._context_s(asked) + self._generation_s(asked))
-        return self.host_s + self._tokens_s(np.maximum(tokens, 1.0)) + self._head_s(rows) + attention
+        host_s = self.host.iteration_s + self.host.request_s * asked.decoding / self.split.dp
+        return host_s + self._tokens_s(np.maximum(tokens, 1.0)) + self._head_s(rows) + attention
 
     def _tokens_s(self, tokens: np.ndarray) -> np.ndarray:
         model, numbers = self.model, tokens * self.model.hidden
@@ -186,7 +191,7 @@ def experts_shape(model: Model, split_: Split) -> dict[str, Any]:
             "num_experts": model.experts, "moe_tp_size": split_.expert_tp, "moe_ep_size": split_.expert_ep}
 
 
-def composed(costs: Costs, model: Model, split_: Split, host_s: float, wanted: Mapping[str, str]) -> Composed:
+def composed(costs: Costs, model: Model, split_: Split, host: Host, wanted: Mapping[str, str]) -> Composed:
     """Compose a model from the kernels of a GPU, in the numbers of its weights.
 
     wanted : gemm, moe or kv: types of numbers to use instead
@@ -194,12 +199,16 @@ def composed(costs: Costs, model: Model, split_: Split, host_s: float, wanted: M
     """
     _check_split(model, split_)
     gemm = wanted.get("gemm") or _first(GEMM_DTYPES[model.dtype], costs.gemm_dtypes(), "GEMMs", costs)
+    notes: tuple[str, ...] = ()
+    if gemm in STAND_INS and costs.launch_bound(gemm):
+        notes = (f"GEMMs in {gemm} were timed with their launches: {STAND_INS[gemm]} stands in",)
+        gemm = STAND_INS[gemm]
     moe = wanted.get("moe") or HALF
     if model.experts and not wanted.get("moe"):
         measured = costs.expert_dtypes(experts_shape(model, split_))
         moe = _first(EXPERT_DTYPES[model.dtype], measured, f"the experts of {model.name}", costs)
     kv = wanted.get("kv") or KV_DTYPES[model.kv_dtype]
-    return Composed(costs, model, split_, {"gemm": gemm, "moe": moe, "kv": kv}, host_s)
+    return Composed(costs, model, split_, {"gemm": gemm, "moe": moe, "kv": kv}, host, notes)
 
 
 def _first(wanted: tuple[str, ...], measured: list[str], what: str, costs: Costs) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from replay.errors import ConfigError
 from replay.fidelity.asked import Asked
 from replay.fidelity.fit import Fit, fit
+from replay.fidelity.hosts import Host, host_of
 from replay.fidelity.iterations import fitted
 from replay.fidelity.kernel_costs import Costs
 from replay.fidelity.kernel_model import Composed, Split, composed, split
@@ -21,10 +22,6 @@ from replay.hardware.model import Model, model_of
 from replay.hardware.profile import Profile
 from replay.hardware.roofline import Gpu, kv_capacity_tokens
 
-# Not hidden behind the GPU: sampling, scheduling of the next iteration and launches, once an iteration. Fitted over half
-# of the recorded runs of `replay.fidelity.silicon`, one number for each serving engine.
-HOST_S = {"vllm": 1.0e-3, "sglang": 1.0e-3, "trtllm": 1.0e-3}
-OTHER_HOST_S = 1.0e-3
 RESERVE_BYTES = 2.0e9  # activations, graphs and buffers of each GPU, as in conf/hardware
 NEEDED = {"gpu": ("mem_bw", "mem_capacity"), "node": ("num_gpus_per_node", "inter_node_bw")}
 
@@ -86,9 +83,11 @@ def _made(folder: str | Path, asked: Asked) -> tuple[Model, Composed]:
         if spread.gpus % asked.moe_ep:
             raise ConfigError(f"moe_ep must divide the {spread.gpus} GPUs of the instance, but is {asked.moe_ep}.")
         spread = Split(asked.tp, asked.ep, spread.gpus // asked.moe_ep, asked.moe_ep)
-    host_s = HOST_S.get(asked.backend, OTHER_HOST_S) if asked.host_s is None else asked.host_s
+    usual = host_of(asked.backend)
+    host = Host(usual.iteration_s if asked.host_s is None else asked.host_s,
+                usual.request_s if asked.host_request_s is None else asked.host_request_s)  # fmt: skip
     costs = replace(_costs(tables), beyond={})  # what one profile asks beyond the tables is not another's
-    return model, composed(costs, model, spread, host_s, wanted)
+    return model, composed(costs, model, spread, host, wanted)
 
 
 @lru_cache(maxsize=8)
@@ -126,7 +125,8 @@ def _provenance(made: Composed, found: Fit) -> str:
     median, decile, most = (f"{100 * value:.1f} %" for value in found.errors["all"])
     beyond = "".join(f"; {name} read up to {times:.1f} times beyond its table"
                      for name, times in sorted(made.costs.beyond.items()))  # fmt: skip
+    notes = "".join(f"; {note}" for note in made.notes)
     return (f"kernel tables of {made.costs.tables.used()}; numbers {', '.join(f'{k} {v}' for k, v in numbers.items())}; "
             f"tp {made.split.tp}, dp {made.split.dp}, experts {made.split.expert_tp} x {made.split.expert_ep}; host "
-            f"{made.host_s * 1e3:g} ms an iteration; tables off by {median} (median), {decile} (p90), {most} (most) of "
-            f"the grid of iterations{beyond}")
+            f"{made.host.iteration_s * 1e3:g} ms an iteration and {made.host.request_s * 1e6:g} us a decode; tables off by {median} (median), {decile} (p90), {most} (most) of "
+            f"the grid of iterations{beyond}{notes}")

@@ -2,45 +2,43 @@
 
 The rule, for every point alike: profiles come from kernel tables of its GPU, of its own serving engine where the folder
 has them and else of vLLM; the closed loop is replayed by the engine (`replay.fidelity.silicon_replay`); nothing is
-tuned for a point. One number for each serving engine, the host's time an iteration (`kernels.HOST_S`), was fitted on
-the half of the points called "fit"; errors are to be read on the other half, "held out".
+tuned for a point. What the host adds (`replay.fidelity.hosts`: three numbers for each serving engine and kind of
+launch) was fitted once, on the half of the points called "fit"; errors are to be read on the other half, "held out".
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from replay.errors import ConfigError
 from replay.fidelity import kernels
 from replay.fidelity.asked import Asked
+from replay.fidelity.hosts import FIT, HELD_OUT, Host, host_of
 from replay.fidelity.kernel_tables import Tables, layout_of
 from replay.fidelity.silicon_points import Point, point, read
 from replay.fidelity.silicon_replay import predict
 from replay.hardware.profile import Profile
 
-FIT, HELD_OUT = "fit", "held out"
 STRATUM = ("system", "model_path", "backend", "mode")
 INSTEAD = "vllm"  # whose kernels stand in where an engine's own were not measured
 SCHEMA = {"id": pl.String, "gpu": pl.String, "model": pl.String, "backend": pl.String, "mode": pl.String,
-          "tp": pl.Int64, "concurrency": pl.Int64, "prompt_tokens": pl.Int64, "output_tokens": pl.Int64,
+          "launch": pl.String, "tp": pl.Int64, "concurrency": pl.Int64, "batch": pl.Float64, "prompt_tokens": pl.Int64, "output_tokens": pl.Int64,
           "ttft_s": pl.Float64, "ttft_predicted_s": pl.Float64, "ttft_error": pl.Float64, "tpot_s": pl.Float64,
           "tpot_predicted_s": pl.Float64, "tpot_error": pl.Float64, "split": pl.String, "reason": pl.String}  # fmt: skip
-HOSTS_S = np.arange(0.0, 8.0e-3, 5.0e-5)
 
 
 def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
-             host_s: float | None = None) -> pl.DataFrame:  # fmt: skip
+             host: Host | None = None) -> pl.DataFrame:  # fmt: skip
     """Predict measured points and say how far off each is.
 
     folder  : kernel tables with the measured points beside them
     limit   : points to replay, drawn from each GPU, model, engine and mode in proportion; None for all
     seed    : of the draw, and of the lengths of requests
-    host_s  : of the host instead of `kernels.HOST_S`
+    host    : for all points, instead of what was fitted
     returns : one row a point, in the order of the file: measured, predicted, signed relative error, and the half it
               belongs to; or the reason why it cannot be predicted. Points that a limit leaves out have no row
     raises  : ConfigError for a folder without tables or points
@@ -49,7 +47,7 @@ def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
     if layout is None:
         raise ConfigError(f"'{folder}' must hold kernel tables (data/<gpu>/gemm/...), but does not.")
     frame = read(folder)
-    profile_of = _profiles(folder, host_s)
+    profiles = _Profiles(folder)
     known = kernels.gpu_names(folder)
     rows: list[dict[str, Any]] = []
     candidates: list[tuple[dict[str, Any], Point]] = []
@@ -60,7 +58,9 @@ def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
             rows.append(_row(row, None) | {"reason": _reason(error)})
     for row, one in candidates if limit is None else drawn(candidates, limit, seed):
         try:
-            rows.append(_row(row, one) | _compared(one, *predict(one, profile_of, seed)))
+            adds = host_of(one.backend, one.launch) if host is None else host
+            ttft_s, tpot_s = predict(one, lambda asked, adds=adds: profiles.of(asked, adds), seed)  # type: ignore[misc]
+            rows.append(_row(row, one) | _compared(one, ttft_s + adds.front_s, tpot_s))
         except ConfigError as error:
             rows.append(_row(row, one) | {"reason": _reason(error)})
     order = {name: index for index, name in enumerate(frame["id"])}
@@ -91,21 +91,6 @@ def reasons(frame: pl.DataFrame) -> pl.DataFrame:
             .sort("points", "reason", descending=[True, False]))  # fmt: skip
 
 
-def fitted_host_s(frame: pl.DataFrame) -> dict[str, float]:
-    """Fit the host's time an iteration, one number for each serving engine, on the half of the points for that.
-
-    frame   : as `validate(folder, host_s=0.0)` returns
-    returns : engine -> seconds with the least median error of TPOT, were each token that much later
-    """
-    found = {}
-    done = frame.filter(pl.col("reason").is_null() & (pl.col("split") == FIT))
-    for (backend,), rows in done.group_by("backend"):
-        real, predicted = rows["tpot_s"].to_numpy(), rows["tpot_predicted_s"].to_numpy()
-        off = np.median(np.abs((predicted[None, :] + HOSTS_S[:, None]) / real[None, :] - 1), axis=1)
-        found[str(backend)] = float(HOSTS_S[int(np.argmin(off))])
-    return found
-
-
 def half(name: str) -> str:
     """Return the half that a point belongs to, by a hash of its id."""
     return FIT if zlib.crc32(f"half:{name}".encode()) % 2 == 0 else HELD_OUT
@@ -128,26 +113,27 @@ def drawn(candidates: list[tuple[dict[str, Any], Point]], limit: int, seed: int
     return [candidates[index] for index in sorted(index for _, index in sorted(keyed)[:limit])]
 
 
-def _profiles(folder: str | Path, host_s: float | None) -> Callable[[Asked], Profile]:
-    made: dict[Asked, Profile | ConfigError] = {}
-    layout = layout_of(folder)
+class _Profiles:
+    """Profiles built once for each instance, from the engine's own kernels or those that stand in."""
 
-    def profile_of(asked: Asked) -> Profile:
-        if asked not in made:
-            own = layout and asked.gpu and Tables(layout, asked.gpu, asked.backend).has("gemm_perf")
-            served = kernels.HOST_S.get(asked.backend, kernels.OTHER_HOST_S) if host_s is None else host_s
-            of_kernels = replace(asked, host_s=served) if own else replace(asked, host_s=served, backend=INSTEAD,
-                                                                           version=None)  # fmt: skip
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.layout = folder, layout_of(folder)
+        self.made: dict[Asked, Profile | ConfigError] = {}
+
+    def of(self, asked: Asked, host: Host) -> Profile:
+        """Return the profile of an instance, or raise again why there is none."""
+        wanted = replace(asked, host_s=host.iteration_s, host_request_s=host.request_s)
+        if not (self.layout and asked.gpu and Tables(self.layout, asked.gpu, asked.backend).has("gemm_perf")):
+            wanted = replace(wanted, backend=INSTEAD, version=None)
+        if wanted not in self.made:
             try:
-                made[asked] = kernels.build(folder, of_kernels)
+                self.made[wanted] = kernels.build(self.folder, wanted)
             except ConfigError as error:
-                made[asked] = error
-        found = made[asked]
+                self.made[wanted] = error
+        found = self.made[wanted]
         if isinstance(found, ConfigError):
             raise found
         return found
-
-    return profile_of
 
 
 def _point(row: Mapping[str, Any], known: list[str]) -> Point:
@@ -160,7 +146,9 @@ def _row(row: Mapping[str, Any], one: Point | None) -> dict[str, Any]:
     found = {"id": row["id"], "gpu": row["system"], "backend": row["backend"], "mode": row["mode"],
              "model": one.model if one else row["model_path"], "split": half(row["id"])}  # fmt: skip
     if one:
-        found |= {"tp": one.prefill[0].tp, "concurrency": one.concurrency, "prompt_tokens": one.prompt_tokens,
+        asked, number_of = one.decode or one.prefill
+        found |= {"launch": one.launch, "tp": one.prefill[0].tp, "concurrency": one.concurrency,
+                  "batch": one.concurrency / (asked.ep * number_of), "prompt_tokens": one.prompt_tokens,
                   "output_tokens": one.output_tokens, "ttft_s": one.ttft_s, "tpot_s": one.tpot_s}  # fmt: skip
     return found
 

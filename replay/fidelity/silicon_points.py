@@ -1,7 +1,9 @@
 """Read measured end-to-end points of served models: what was served how, and its TTFT and TPOT.
 
 A point is one closed loop at a fixed concurrency. Public benchmark runs (InferenceX, formerly InferenceMAX) draw each
-prompt and output uniformly from 80 to 100 % of the stated lengths; the other sources use exact lengths.
+prompt and output uniformly from 80 to 100 % of the stated lengths, count every request from the first burst on, and
+say in their launch scripts what is served how. The other sources use exact lengths and say nothing more; their first
+turn is taken to warm up.
 """
 
 import re
@@ -14,10 +16,17 @@ import polars as pl
 
 from replay.errors import ConfigError
 from replay.fidelity.asked import Asked
+from replay.fidelity.hosts import OTHER, PUBLISHED
 
 MS_PER_S = 1e3
 POINTS = "silicon_sample.parquet"
 SHORTEST = 0.8  # source : InferenceMAX README, RANDOM_RANGE_RATIO
+# source : SemiAnalysisAI/InferenceX, benchmarks/*.sh: type of the cache by model (SGLang on H200 leaves it alone), and
+# tokens of one iteration by engine and model
+CACHE_DTYPES = {"llama3_70b": "fp8", "deepseek_v3": "fp8"}
+PLAIN_CACHE = ("sglang", "h200_sxm")
+BUDGETS = {("trtllm", "llama3_70b"): 16384, ("sglang", "deepseek_v3"): 32768, ("vllm", "minimax_m2"): 16384}
+BUDGET = 8192  # of the other scripts, and the default of the engines on these GPUs
 PUBLIC = re.compile(r"^(db-dump|source_file=\d{4}-\d{2}-\d{2}\.csv)")
 # Path of a model -> its shape in conf/model, and its numbers where weights are stored as published.
 MODELS = {
@@ -51,6 +60,9 @@ class Point:
 
     prefill, decode       : instance and number of them
     shortest              : least share of the stated lengths that a request may have
+    launch                : how it was launched, as `replay.fidelity.hosts` names it
+    warm_up               : turns of each client that do not count
+    token_budget          : tokens of one iteration
     ttft_s, tpot_s        : measured
     """
 
@@ -63,6 +75,9 @@ class Point:
     prompt_tokens: int
     output_tokens: int
     shortest: float
+    launch: str
+    warm_up: int
+    token_budget: int
     ttft_s: float
     tpot_s: float
 
@@ -96,7 +111,7 @@ def point(row: Mapping[str, Any]) -> Point:
     if split and not (row["prefill_num_workers"] and row["decode_num_workers"]):
         raise ConfigError("the row does not say how many instances prefill and decode")
     instances = [(_asked(row, side), int(row[f"{side}num_workers"]) if split else 1) for side in sides]
-    public = bool(PUBLIC.match(row["silicon_data_source"] or ""))
+    public = is_public(row)
     return Point(
         id=row["id"],
         model=MODELS[path][0],
@@ -107,9 +122,17 @@ def point(row: Mapping[str, Any]) -> Point:
         prompt_tokens=int(row["isl"]),
         output_tokens=int(row["osl"]),
         shortest=SHORTEST if public else 1.0,
+        launch=PUBLISHED if public else OTHER,
+        warm_up=0 if public else 1,
+        token_budget=BUDGETS.get((row["backend"], MODELS[path][0]), BUDGET) if public else BUDGET,
         ttft_s=row["silicon_ttft_ms"] / MS_PER_S,
         tpot_s=row["silicon_tpot_ms"] / MS_PER_S,
     )
+
+
+def is_public(row: Mapping[str, Any]) -> bool:
+    """Return whether a row comes from public benchmark runs."""
+    return bool(PUBLIC.match(row["silicon_data_source"] or ""))
 
 
 def _asked(row: Mapping[str, Any], side: str) -> Asked:
@@ -133,6 +156,7 @@ def _asked(row: Mapping[str, Any], side: str) -> Asked:
         backend=row["backend"],
         version=row["backend_version"],
         dtype=dtype,
+        kv_dtype=CACHE_DTYPES.get(model) if is_public(row) and (row["backend"], row["system"]) != PLAIN_CACHE else None,
         gemm=stored.get(gemm, gemm),
         moe="int4_wo" if mode == "int4_wo" else None,
     )

@@ -2,7 +2,7 @@
 
 `concurrency` clients each send TURNS requests, the next as soon as the last is answered, all beginning at once, as
 benchmark clients do. No prefix is shared. Batching is that of the serving engine: vLLM and TensorRT-LLM mix chunks of
-prompts with decodes, SGLang lets whole prompts go first; each iteration takes at most TOKEN_BUDGET tokens.
+prompts with decodes, SGLang lets whole prompts go first.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,6 @@ from traces.schema import Trace
 from traces.schema import build as build_trace
 
 TURNS = 10  # source : InferenceMAX README: ten prompts for each client
-TOKEN_BUDGET = 8192  # source : the same, --max-num-batched-tokens; the default of the other engines on these GPUs
 BLOCK_TOKENS = 16
 BATCHES = {"vllm": "chunked", "trtllm": "chunked", "sglang": "prefill_first"}
 
@@ -29,10 +28,10 @@ BATCHES = {"vllm": "chunked", "trtllm": "chunked", "sglang": "prefill_first"}
 def predict(point: Point, profile_of: Callable[[Asked], Profile], seed: int = 0) -> tuple[float, float]:
     """Replay a point.
 
-    returns : mean TTFT and mean TPOT over all requests [s]
+    returns : mean TTFT and mean TPOT over the requests that count [s]
     raises  : ConfigError as `replayed`
     """
-    done = replayed(point, profile_of, seed)
+    done = replayed(point, profile_of, seed)[point.warm_up * point.concurrency :]
     return float(done["ttft_s"].mean()), float(done["tpot_s"].mean())  # type: ignore[arg-type]
 
 
@@ -90,7 +89,7 @@ def _instances(point: Point, profile_of: Callable[[Asked], Profile]) -> list[Ins
             role=role,
             profile=profile,
             max_batch=max(1, point.concurrency),
-            token_budget=max(TOKEN_BUDGET * asked.ep, point.prompt_tokens),
+            token_budget=max(point.token_budget * asked.ep, point.prompt_tokens),
             block_tokens=BLOCK_TOKENS,
             kv_blocks=int(profile.kv_capacity_tokens or 0) // BLOCK_TOKENS,
             nic_bytes_per_s=profile.nic_bytes_per_s,

@@ -11,7 +11,8 @@ import pytest
 from replay.errors import ConfigError
 from replay.fidelity import kernels
 from replay.fidelity.asked import Asked
-from replay.fidelity.silicon import FIT, HELD_OUT, drawn, fitted_host_s, half, reasons, summary, validate
+from replay.fidelity.hosts import FIT, HELD_OUT, NONE, PUBLISHED, Host, fitted
+from replay.fidelity.silicon import drawn, half, reasons, summary, validate
 from replay.fidelity.silicon_points import POINTS, Point, point, read
 from replay.fidelity.silicon_replay import TURNS, closed_loop, predict
 from replay.hardware import prefill_s
@@ -19,7 +20,7 @@ from tests.fidelity.kernel_folder import GPU, make
 from tests.recorded import recorded
 
 LLAMA = Asked(gpu=GPU, model="llama3_8b", tp=1, dtype="bf16", gemm="bfloat16")
-ONE = Point("one", "llama3_8b", "vllm", (LLAMA, 1), None, 1, 1024, 64, 1.0, 0.1, 0.01)
+ONE = Point("one", "llama3_8b", "vllm", (LLAMA, 1), None, 1, 1024, 64, 1.0, PUBLISHED, 0, 8192, 0.1, 0.01)
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -101,24 +102,27 @@ def test_points_are_compared_and_counted(folder: Path) -> None:
     assert dict(reasons(found).iter_rows()) == {
         "no kernel tables of gb200": 1, "sparse attention is in no model's shape": 1,
         "no GEMMs in these numbers were measured": 1, "no attention of this shape was measured": 1}  # fmt: skip
-    assert (done["tpot_error"] == done["tpot_predicted_s"] / 0.01 - 1).all()
+    assert done["tpot_error"].to_list() == pytest.approx((done["tpot_predicted_s"] / 0.01 - 1).to_list())
     table = summary(found, split=None)
     assert table["points"].to_list() == [7, 7] and table["gpu"].to_list() == [GPU, "all"]
     assert table["tpot_error_p50"][0] == pytest.approx(done["tpot_error"].abs().median())
     assert validate(folder, limit=2).filter(pl.col("reason").is_null()).height <= 2
-    later = validate(folder, host_s=5e-3).filter(pl.col("reason").is_null())
-    sooner = validate(folder, host_s=0.0).filter(pl.col("reason").is_null())
+    later = validate(folder, host=Host(5e-3, 0.0, front_s=0.7)).filter(pl.col("reason").is_null())
+    sooner = validate(folder, host=NONE).filter(pl.col("reason").is_null())
     assert (later["tpot_predicted_s"] - sooner["tpot_predicted_s"] > 4e-3).all()
+    assert (later["ttft_predicted_s"] - sooner["ttft_predicted_s"] > 0.7).all()
 
 
 def test_a_host_that_was_left_out_is_found_again() -> None:
-    """Points that are 2 ms later than predicted on one half give 2 ms, whatever the other half says."""
+    """Points that are 2 ms and 12 us a request later on one half give that, whatever the other half says."""
     names = [f"point {number}" for number in range(100)]
-    predicted = np.linspace(5e-3, 30e-3, 100)
-    late = np.array([2e-3 if half(name) == FIT else 9e-3 for name in names])
-    frame = pl.DataFrame({"id": names, "backend": "vllm", "tpot_s": predicted + late, "tpot_predicted_s": predicted,
-                          "split": [half(name) for name in names], "reason": pl.Series([None] * 100, dtype=pl.String)})
-    assert fitted_host_s(frame) == {"vllm": pytest.approx(2e-3)}
+    predicted, batch = np.linspace(5e-3, 30e-3, 100), np.arange(1.0, 101.0)
+    late = np.array([2e-3 if half(name) == FIT else 9e-3 for name in names]) + 12e-6 * batch
+    frame = pl.DataFrame({"id": names, "backend": "vllm", "launch": PUBLISHED, "mode": "agg", "batch": batch,
+                          "tpot_s": predicted + late, "tpot_predicted_s": predicted, "ttft_s": 0.13 + predicted,
+                          "ttft_predicted_s": 0.1 + predicted, "split": [half(name) for name in names],
+                          "reason": pl.Series([None] * 100, dtype=pl.String)})  # fmt: skip
+    assert fitted(frame) == {("vllm", PUBLISHED): Host(2e-3, 12e-6, 28e-3)}
     assert 30 < sum(half(name) == HELD_OUT for name in names) < 70
 
 
