@@ -53,13 +53,9 @@ class Family:
         parameter, x : float64 (n,) read only
         returns      : float64 (n,)
         """
-        parameter, x = np.broadcast_arrays(np.asarray(parameter, np.float64), np.asarray(x, np.float64))
         of_curves = np.stack([between(x, points, values) for points, values in self.curves])
-        found = np.empty(x.shape)
-        for row in np.ndindex(x.shape):
-            found[row] = between(parameter[row : row + 1] if x.ndim == 0 else parameter[row][None],
-                                 self.at, of_curves[(slice(None), *row)])[0]  # fmt: skip
-        return found
+        rows = zip(np.asarray(parameter, np.float64)[:, None], of_curves.T, strict=True)
+        return np.concatenate([between(one, self.at, values) for one, values in rows])
 
     def beyond(self, parameter: float, x: float) -> float:
         """Return how many times beyond the grid a point lies: 1 inside."""
@@ -82,6 +78,8 @@ def curve(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     returns : points and values, float64 (num_points,)
     """
     points, where = np.unique(x, return_inverse=True)
+    if len(points) == len(x):
+        return points.astype(np.float64), values[np.argsort(x)].astype(np.float64)
     medians = np.array([np.median(values[where == index]) for index in range(len(points))])
     return points.astype(np.float64), medians.astype(np.float64)
 

@@ -140,7 +140,7 @@ class Costs:
         rows = frame.filter(gemm_dtype=dtype)
         _some(rows, f"GEMMs in {dtype}", frame, "gemm_dtype")
         at_n, at_k = (np.sort(rows[name].unique().to_numpy()) for name in ("n", "k"))
-        groups = {(n, k): _curve(group, "m") for (n, k), group in rows.group_by("n", "k")}
+        groups = _curves(rows)
         every = [[groups.get((n, k)) for k in at_k] for n in at_n]
         return at_n, at_k, [[one or _filled(groups, n, k, at_n) for k, one in zip(at_k, row, strict=True)]
                             for n, row in zip(at_n, every, strict=True)]  # fmt: skip
@@ -164,6 +164,15 @@ def _filled(groups: Mapping[Any, Any], n: int, k: int, at_n: np.ndarray) -> tupl
 
 def _curve(rows: pl.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
     return curve(rows[axis].to_numpy().astype(np.float64), rows["seconds"].to_numpy())
+
+
+def _curves(rows: pl.DataFrame) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+    """Return (n, k) -> the curve along m: of hundreds of products at once."""
+    ordered = rows.sort("n", "k", "m")
+    n, k, m, seconds = (ordered[name].to_numpy() for name in ("n", "k", "m", "seconds"))
+    first = np.flatnonzero(np.r_[True, (np.diff(n) != 0) | (np.diff(k) != 0)])
+    return {(int(n[start]), int(k[start])): curve(m[start:end], seconds[start:end])
+            for start, end in zip(first, np.r_[first[1:], len(n)], strict=True)}  # fmt: skip
 
 
 def _bracket(at: np.ndarray, value: float) -> list[int]:

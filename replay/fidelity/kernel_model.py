@@ -1,9 +1,9 @@
 """Compose what an iteration costs from the kernels that it runs.
 
-A layer: norm, qkv GEMM, attention (of prompt chunks and of decodes, one after the other), output GEMM, all-reduce, norm,
-gate-up GEMM, activation, down GEMM or experts, all-reduce. Once an iteration: embedding, output projection of the last
-token of each request, and the host. Latent attention is measured as a whole, with its GEMMs, where there is a table of
-that; else from its parts.
+A layer: norm, qkv GEMM, attention (of prompt chunks and of decodes, one after the other), output GEMM, all-reduce,
+norm, gate-up GEMM, activation, down GEMM or experts, all-reduce. Once an iteration: embedding, output projection of
+the last token of each request, and the host. Latent attention is measured as a whole, with its GEMMs, where there is a
+table of that; else from its parts.
 
 Rules where nothing was measured: a chunk after cached tokens costs the difference of two whole prompts, at least what
 its tokens alone cost; small kernels move their bytes at the stated share of the memory's bandwidth and cost a constant
@@ -215,8 +215,9 @@ def _first(wanted: tuple[str, ...], measured: list[str], what: str, costs: Costs
     for dtype in wanted:
         if dtype in measured:
             return dtype
-    raise ConfigError(f"{what} must have been measured in {' or '.join(wanted)} on {costs.tables.gpu}, but are there in "
-                      f"{', '.join(measured) or 'no type for this split'} only. Choose another dtype, tp or ep.")
+    there = ", ".join(measured) or "no type for this split"
+    raise ConfigError(f"{what} must have been measured in {' or '.join(wanted)} on {costs.tables.gpu}, but are there "
+                      f"in {there} only. Choose another dtype, tp or ep.")
 
 
 def _check_split(model: Model, split_: Split) -> None:

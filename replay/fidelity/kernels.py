@@ -126,7 +126,8 @@ def _provenance(made: Composed, found: Fit) -> str:
     beyond = "".join(f"; {name} read up to {times:.1f} times beyond its table"
                      for name, times in sorted(made.costs.beyond.items()))  # fmt: skip
     notes = "".join(f"; {note}" for note in made.notes)
-    return (f"kernel tables of {made.costs.tables.used()}; numbers {', '.join(f'{k} {v}' for k, v in numbers.items())}; "
-            f"tp {made.split.tp}, dp {made.split.dp}, experts {made.split.expert_tp} x {made.split.expert_ep}; host "
-            f"{made.host.iteration_s * 1e3:g} ms an iteration and {made.host.request_s * 1e6:g} us a decode; tables off by {median} (median), {decile} (p90), {most} (most) of "
-            f"the grid of iterations{beyond}{notes}")
+    experts = f", experts {made.split.expert_tp} x {made.split.expert_ep}" if made.model.experts else ""
+    host = f"host {made.host.iteration_s * 1e3:g} ms an iteration and {made.host.request_s * 1e6:g} us a decode"
+    return (f"kernel tables of {made.costs.tables.used()}; numbers {', '.join(map(' '.join, numbers.items()))}; "
+            f"tp {made.split.tp}, dp {made.split.dp}{experts}; {host}; tables off by {median} (median), {decile} "
+            f"(p90), {most} (most) over the grid of iterations{beyond}{notes}")

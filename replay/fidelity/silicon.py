@@ -2,13 +2,15 @@
 
 The rule, for every point alike: profiles come from kernel tables of its GPU, of its own serving engine where the folder
 has them and else of vLLM; the closed loop is replayed by the engine (`replay.fidelity.silicon_replay`); nothing is
-tuned for a point. What the host adds (`replay.fidelity.hosts`: three numbers for each serving engine and kind of
-launch) was fitted once, on the half of the points called "fit"; errors are to be read on the other half, "held out".
+tuned for a point. What the host adds (`replay.fidelity.hosts`: two numbers for each serving engine and kind of
+launch, one for the front end) was fitted once, on the half of the points called "fit"; errors are to be read on the
+other half, "held out".
 """
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import polars as pl
 from replay.errors import ConfigError
 from replay.fidelity import kernels
 from replay.fidelity.asked import Asked
-from replay.fidelity.hosts import FIT, HELD_OUT, Host, host_of
+from replay.fidelity.hosts import FIT, FRONT_S, HELD_OUT, Host, host_of
 from replay.fidelity.kernel_tables import Tables, layout_of
 from replay.fidelity.silicon_points import Point, point, read
 from replay.fidelity.silicon_replay import predict
@@ -26,19 +28,21 @@ from replay.hardware.profile import Profile
 STRATUM = ("system", "model_path", "backend", "mode")
 INSTEAD = "vllm"  # whose kernels stand in where an engine's own were not measured
 SCHEMA = {"id": pl.String, "gpu": pl.String, "model": pl.String, "backend": pl.String, "mode": pl.String,
-          "launch": pl.String, "tp": pl.Int64, "concurrency": pl.Int64, "batch": pl.Float64, "prompt_tokens": pl.Int64, "output_tokens": pl.Int64,
+          "launch": pl.String, "tp": pl.Int64, "concurrency": pl.Int64, "batch": pl.Float64,
+          "prompt_tokens": pl.Int64, "output_tokens": pl.Int64,
           "ttft_s": pl.Float64, "ttft_predicted_s": pl.Float64, "ttft_error": pl.Float64, "tpot_s": pl.Float64,
           "tpot_predicted_s": pl.Float64, "tpot_error": pl.Float64, "split": pl.String, "reason": pl.String}  # fmt: skip
 
 
-def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
-             host: Host | None = None) -> pl.DataFrame:  # fmt: skip
+def validate(folder: str | Path, limit: int | None = None, seed: int = 0, host: Host | None = None,
+             front_s: float = FRONT_S, only: pl.Expr | None = None) -> pl.DataFrame:  # fmt: skip
     """Predict measured points and say how far off each is.
 
     folder  : kernel tables with the measured points beside them
     limit   : points to replay, drawn from each GPU, model, engine and mode in proportion; None for all
     seed    : of the draw, and of the lengths of requests
-    host    : for all points, instead of what was fitted
+    host    : for all points, instead of what was fitted; front_s: added to each predicted TTFT
+    only    : which rows of the measured points to look at, None for all
     returns : one row a point, in the order of the file: measured, predicted, signed relative error, and the half it
               belongs to; or the reason why it cannot be predicted. Points that a limit leaves out have no row
     raises  : ConfigError for a folder without tables or points
@@ -46,7 +50,7 @@ def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
     layout = layout_of(folder)
     if layout is None:
         raise ConfigError(f"'{folder}' must hold kernel tables (data/<gpu>/gemm/...), but does not.")
-    frame = read(folder)
+    frame = read(folder) if only is None else read(folder).filter(only)
     profiles = _Profiles(folder)
     known = kernels.gpu_names(folder)
     rows: list[dict[str, Any]] = []
@@ -59,8 +63,8 @@ def validate(folder: str | Path, limit: int | None = None, seed: int = 0,
     for row, one in candidates if limit is None else drawn(candidates, limit, seed):
         try:
             adds = host_of(one.backend, one.launch) if host is None else host
-            ttft_s, tpot_s = predict(one, lambda asked, adds=adds: profiles.of(asked, adds), seed)  # type: ignore[misc]
-            rows.append(_row(row, one) | _compared(one, ttft_s + adds.front_s, tpot_s))
+            ttft_s, tpot_s = predict(one, partial(profiles.of, adds), seed)
+            rows.append(_row(row, one) | _compared(one, ttft_s + front_s, tpot_s))
         except ConfigError as error:
             rows.append(_row(row, one) | {"reason": _reason(error)})
     order = {name: index for index, name in enumerate(frame["id"])}
@@ -76,7 +80,8 @@ def summary(frame: pl.DataFrame, by: tuple[str, ...] = ("gpu", "model", "backend
     returns : one row a group, and one for all ("all" in every column of `by`): points, and median and ninth decile of
               the absolute relative error of TPOT and of TTFT
     """
-    done = frame.filter(pl.col("reason").is_null() & ((pl.col("split") == split) | pl.lit(split is None)))
+    done = frame.filter(pl.col("reason").is_null())
+    done = done if split is None else done.filter(split=split)
     numbers = [pl.len().alias("points"), *(
         pl.col(f"{metric}_error").abs().quantile(share, "linear").alias(f"{metric}_error_{name}")
         for metric in ("tpot", "ttft") for name, share in (("p50", 0.5), ("p90", 0.9)))]  # fmt: skip
@@ -120,7 +125,7 @@ class _Profiles:
         self.folder, self.layout = folder, layout_of(folder)
         self.made: dict[Asked, Profile | ConfigError] = {}
 
-    def of(self, asked: Asked, host: Host) -> Profile:
+    def of(self, host: Host, asked: Asked) -> Profile:
         """Return the profile of an instance, or raise again why there is none."""
         wanted = replace(asked, host_s=host.iteration_s, host_request_s=host.request_s)
         if not (self.layout and asked.gpu and Tables(self.layout, asked.gpu, asked.backend).has("gemm_perf")):

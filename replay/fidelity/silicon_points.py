@@ -141,8 +141,10 @@ def _asked(row: Mapping[str, Any], side: str) -> Asked:
     if mode not in QUANTITIES:
         raise ConfigError(f"numbers in {mode} are not known")
     gemm, dtype = QUANTITIES[mode]
-    tp, groups = int(row[f"{side}tp_size"] or 1), int(row[f"{side}attention_dp_size"] or 1)
-    experts = int(row[f"{side}moe_ep_size"] or 1)
+    tp, groups, experts = (int(row[f"{side}{name}"] or 1) for name in ("tp_size", "attention_dp_size", "moe_ep_size"))
+    if experts > 1 and row[f"{side}moe_tp_size"] == experts and tp * groups == experts**2:
+        # Scripts say tp n and ep n of the same n GPUs, which these rows multiply to n x n.
+        tp, groups = max(1, tp // experts), max(1, groups // experts)
     if row[f"{side}pp_size"] not in (None, 1):
         raise ConfigError("pipeline stages are not modelled")
     if model in DENSE and groups > 1:

@@ -38,7 +38,9 @@ def test_a_value_lies_between_its_neighbours(grid: tuple[np.ndarray, np.ndarray]
 
 
 @given(grids(), st.lists(st.floats(1, 1e7), min_size=2, max_size=20))
-def test_what_rises_at_the_points_rises_between_and_beyond(grid: tuple[np.ndarray, np.ndarray], xs: list[float]) -> None:
+def test_what_rises_at_the_points_rises_between_and_beyond(
+    grid: tuple[np.ndarray, np.ndarray], xs: list[float]
+) -> None:
     points, values = grid
     found = between(np.array(sorted(xs)), points, np.sort(values))
     assert (np.diff(found) >= -1e-9 * found[:-1]).all()

@@ -70,7 +70,7 @@ def test_experts_and_both_ways_to_split_them(folder: Path) -> None:
         kernels.measured(folder, Asked(gpu=GPU, model="mixtral_8x7b", tp=4, moe_ep=3))
 
 
-def test_the_tables_are_near_what_they_were_fitted_to_and_the_profile_says_how_near(folder: Path, tmp_path: Path) -> None:
+def test_the_tables_are_near_what_they_were_fitted_to_and_say_how_near(folder: Path, tmp_path: Path) -> None:
     profile = kernels.build(folder, LLAMA)
     grid = fitted(profile.kv_capacity_tokens or 0)
     exact = kernels.measured(folder, LLAMA).seconds(grid)
