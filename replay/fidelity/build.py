@@ -92,11 +92,13 @@ def sheet(asked: Asked) -> Profile | None:
 
 
 def shown(profile: Profile, truth: Seconds | None, other: Profile | None) -> Table:
-    """Make the table of a few iterations: from the measurements, the compiled profile and the roofline.
+    """Make the table of a few iterations that memory can hold: from the measurements, the profile and the roofline.
 
     truth : what iterations cost by the measurements themselves, None where a source cannot say
     """
     grid = iterations(SHOWN)
+    if profile.kv_capacity_tokens is not None:
+        grid = grid.where(grid.kv_tokens <= profile.kv_capacity_tokens)
     columns = {"measured ms": truth(grid) if truth else None, "profile ms": table_s(profile, grid),
                "roofline ms": table_s(other, grid) if other else None}  # fmt: skip
     base = columns["measured ms"] if truth else columns["profile ms"]

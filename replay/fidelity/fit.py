@@ -55,7 +55,8 @@ def fit(seconds: Seconds, grid: Iterations) -> Fit:
     if not (np.isfinite(exact).all() and (exact > 0).all()):
         raise ConfigError("every iteration of the grid must take a positive time, but the tables give "
                           f"{exact.min():g} s. Check the tables.")
-    parts = _parts(grid)
+    breaks = _breaks(grid)
+    parts = _parts(grid, breaks)
     weights = np.zeros(len(grid))
     for chosen in kinds(grid).values():
         weights[chosen] = 1 / np.sqrt(max(chosen.sum(), 1))
@@ -64,7 +65,7 @@ def fit(seconds: Seconds, grid: Iterations) -> Fit:
     found, _ = nnls(columns / scale * (weights / exact)[:, None], weights, maxiter=100 * columns.shape[1])
     widths = np.cumsum([part.shape[1] for part in parts])[:-1]
     tokens, decodes, context, coefficients = np.split(found / scale, widths)
-    fitted = Fit(_table(TOKENS, tokens), _table(BATCHES, decodes), _table(CONTEXT, context, free=True),
+    fitted = Fit(_table(breaks[0], tokens), _table(breaks[1], decodes), _table(breaks[2], context, free=True),
                  round(coefficients[0] * PS_PER_S), round(coefficients[1] * PS_PER_S),
                  round(coefficients[2] * FS_PER_S), {})  # fmt: skip
     return Fit(**{**vars(fitted), "errors": errors(fitted, exact, grid)})
@@ -96,12 +97,20 @@ def table_s(fitted: "Fit | Profile", grid: Iterations) -> np.ndarray:
     return np.array([iteration_ps(fitted, *(round(value) for value in row)) for row in rows]) / PS_PER_S  # type: ignore[arg-type]
 
 
-def _parts(grid: Iterations) -> list[np.ndarray]:
+def _breaks(grid: Iterations) -> list[tuple[int, ...]]:
+    """Return the breakpoints of the three tables as far as the grid goes: beyond, the last slope goes on."""
+    prefill = grid.prompts > 0
+    tokens = (grid.prefill_tokens + grid.decoding)[prefill]
+    reach = ((TOKENS, tokens), (BATCHES, grid.decoding[~prefill]), (CONTEXT, grid.kv_tokens))
+    return [tuple(one for one in breaks if one <= max(x.max(initial=0), breaks[1])) for breaks, x in reach]
+
+
+def _parts(grid: Iterations, breaks: list[tuple[int, ...]]) -> list[np.ndarray]:
     """Return the columns of the three tables and of the coefficients: what a unit of each unknown adds, in order."""
     prefill = grid.prompts > 0
-    tokens = _steps(TOKENS, grid.prefill_tokens + grid.decoding) * prefill[:, None]
-    decodes = _steps(BATCHES, grid.decoding) * ~prefill[:, None]
-    context = _steps(CONTEXT, grid.kv_tokens)[:, 1:]
+    tokens = _steps(breaks[0], grid.prefill_tokens + grid.decoding) * prefill[:, None]
+    decodes = _steps(breaks[1], grid.decoding) * ~prefill[:, None]
+    context = _steps(breaks[2], grid.kv_tokens)[:, 1:]
     return [tokens, decodes, context, np.stack([grid.prefill_tokens, grid.decoding, grid.quadratic], axis=1)]
 
 

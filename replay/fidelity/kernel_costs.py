@@ -12,6 +12,7 @@ from replay.fidelity.interpolate import Family, between, curve, family
 from replay.fidelity.kernel_tables import Tables
 
 UNEVEN = "power_law_1.01"  # load of experts, the mildest uneven one measured; trained routers are not balanced
+SMALLEST_PADDED, LARGEST_PADDED = 16, 512  # tokens; source : vLLM, cudagraph_capture_sizes
 LAUNCHED = 10.0  # a kernel starts within a few microseconds, a launch from Python takes tens of them
 WINDOW, FULL = "window_size", 0  # attention over the whole context
 
@@ -167,11 +168,19 @@ def _curve(rows: pl.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _curves(rows: pl.DataFrame) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
-    """Return (n, k) -> the curve along m: of hundreds of products at once."""
-    ordered = rows.sort("n", "k", "m")
-    n, k, m, seconds = (ordered[name].to_numpy() for name in ("n", "k", "m", "seconds"))
+    """Return (n, k) -> the curve along m: of hundreds of products at once.
+
+    Engines pad iterations of up to LARGEST_PADDED tokens to the sizes of their captured graphs, so that up to there
+    only multiples of 8 count. Larger ones have any number of tokens, fifteen in sixteen no multiple of 16, so that
+    there a point just above a multiple of 16 counts instead of the multiple, where both were measured.
+    """
+    m = pl.col("m")
+    padded, odd = (m > SMALLEST_PADDED) & (m <= LARGEST_PADDED) & (m % 8 != 0), (m > LARGEST_PADDED) & (m % 16 == 0)
+    beside = (m + 1).is_in(rows["m"].unique().implode())
+    ordered = rows.filter(~(padded | (odd & beside))).sort("n", "k", "m")
+    n, k, tokens, seconds = (ordered[name].to_numpy() for name in ("n", "k", "m", "seconds"))
     first = np.flatnonzero(np.r_[True, (np.diff(n) != 0) | (np.diff(k) != 0)])
-    return {(int(n[start]), int(k[start])): curve(m[start:end], seconds[start:end])
+    return {(int(n[start]), int(k[start])): curve(tokens[start:end], seconds[start:end])
             for start, end in zip(first, np.r_[first[1:], len(n)], strict=True)}  # fmt: skip
 
 

@@ -31,7 +31,8 @@ SCHEMA = {"id": pl.String, "gpu": pl.String, "model": pl.String, "backend": pl.S
           "launch": pl.String, "tp": pl.Int64, "concurrency": pl.Int64, "batch": pl.Float64,
           "prompt_tokens": pl.Int64, "output_tokens": pl.Int64,
           "ttft_s": pl.Float64, "ttft_predicted_s": pl.Float64, "ttft_error": pl.Float64, "tpot_s": pl.Float64,
-          "tpot_predicted_s": pl.Float64, "tpot_error": pl.Float64, "split": pl.String, "reason": pl.String}  # fmt: skip
+          "tpot_predicted_s": pl.Float64, "tpot_error": pl.Float64, "split": pl.String,
+          "reason": pl.String}  # fmt: skip
 
 
 def validate(folder: str | Path, limit: int | None = None, seed: int = 0, host: Host | None = None,

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from replay.errors import ConfigError
-from replay.fidelity import kernels
+from replay.fidelity import kernel_costs, kernels
 from replay.fidelity.asked import Asked
 from replay.fidelity.fit import errors, fit, table_s
 from replay.fidelity.iterations import fitted, iterations
@@ -95,6 +96,22 @@ def test_a_cost_that_a_profile_can_say_exactly_is_found_exactly() -> None:
 def test_a_model_that_costs_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="must take a positive time"):
         fit(lambda asked: np.zeros(len(asked)), fitted(10**6))
+
+
+def test_beyond_the_grid_the_last_slope_goes_on() -> None:
+    grid = fitted(20_000)
+    found = fit(lambda asked: 1e-3 + 1e-6 * asked.kv_tokens + 1e-5 * asked.prefill_tokens, grid)
+    far = iterations([(0, 0, 0, 16, 8192)])
+    assert table_s(found, far)[0] == pytest.approx(1e-3 + 1e-6 * 16 * 8192, rel=0.02)
+
+
+def test_odd_token_counts_cost_what_padded_or_odd_products_do() -> None:
+    """Below the largest captured graph only multiples of 8 count, above it points beside multiples of 16."""
+    frame = pl.DataFrame([{"m": m, "n": 64, "k": 64, "seconds": s} for m, s in (
+        (16, 1.0), (17, 5.0), (32, 2.0), (512, 3.0), (768, 4.0), (769, 8.0), (1024, 6.0))])
+    points, values = kernel_costs._curves(frame)[(64, 64)]
+    assert points.tolist() == [16, 32, 512, 769, 1024]
+    assert values.tolist() == [1.0, 2.0, 3.0, 8.0, 6.0]
 
 
 def test_the_nearest_version_is_the_first_not_older() -> None:

@@ -23,15 +23,16 @@ LLAMA = Asked(gpu=GPU, model="llama3_8b", tp=1, dtype="bf16", gemm="bfloat16")
 ONE = Point("one", "llama3_8b", "vllm", (LLAMA, 1), None, 1, 1024, 64, 1.0, PUBLISHED, 0, 8192, 0.1, 0.01)
 
 
+OF_SIDES = [f"{side}_{name}" for side in ("prefill", "decode") for name in (
+    "batch_size", "num_workers", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")]
+
+
 def row(number: int, **changes: Any) -> dict[str, Any]:
     """Make a row of the measured points."""
     return {"id": f"point_c4_{number}", "silicon_data_source": "source_file=made.csv; silicon_concurrency=4",
             "backend": "vllm", "backend_version": None, "model_path": "meta-llama/Llama-3.1-8B-Instruct",
             "system": GPU, "mode": "agg", "isl": 512, "osl": 32, "gemm_quant_mode": None, "batch_size": 4, "tp_size": 1,
-            "pp_size": 1, "attention_dp_size": 1, "moe_tp_size": 1, "moe_ep_size": 1, "prefill_num_workers": None,
-            "prefill_tp_size": None, "prefill_pp_size": None, "prefill_attention_dp_size": None,
-            "prefill_moe_tp_size": None, "prefill_moe_ep_size": None, "decode_moe_tp_size": None, "decode_batch_size": None, "decode_num_workers": None, "decode_tp_size": None,
-            "decode_pp_size": None, "decode_attention_dp_size": None, "decode_moe_ep_size": None,
+            "pp_size": 1, "attention_dp_size": 1, "moe_tp_size": 1, "moe_ep_size": 1, **dict.fromkeys(OF_SIDES),
             "silicon_ttft_ms": 100.0, "silicon_tpot_ms": 10.0, **changes}  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def test_rows_become_points() -> None:
     assert (whole.concurrency, whole.shortest, whole.prefill[0].gemm, whole.decode) == (8, 0.8, "fp8", None)
     apart = point(row(2, **SPLIT))
     assert apart.prefill[1] == 1 and apart.decode is not None and apart.decode[1] == 2 and apart.decode[0].tp == 2
+    multiplied = row(4, model_path="deepseek-ai/DeepSeek-V3", tp_size=16, moe_tp_size=4, moe_ep_size=4)
+    assert (point(multiplied).prefill[0].tp, point(multiplied).prefill[0].moe_ep) == (4, 4)
     assert point(row(3, id="unnamed", silicon_data_source="source_file=made.csv")).concurrency == 4
 
 
