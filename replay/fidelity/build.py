@@ -10,7 +10,7 @@ from rich.table import Table
 from replay.errors import ConfigError
 from replay.fidelity import asked as keys
 from replay.fidelity.asked import Asked
-from replay.fidelity.fit import Seconds, table_s
+from replay.fidelity.form import Seconds, table_s
 from replay.fidelity.iterations import Iterations, iterations
 from replay.hardware import conf
 from replay.hardware.file import save

@@ -12,7 +12,7 @@ from typing import Any
 
 from replay.errors import ConfigError
 from replay.fidelity.asked import Asked
-from replay.fidelity.fit import Fit, fit
+from replay.fidelity.form import Fit, fit
 from replay.fidelity.hosts import Host, host_of
 from replay.fidelity.iterations import fitted
 from replay.fidelity.kernel_costs import Costs

@@ -9,7 +9,7 @@ import pytest
 from replay.errors import ConfigError
 from replay.fidelity import kernel_costs, kernels
 from replay.fidelity.asked import Asked
-from replay.fidelity.fit import errors, fit, table_s
+from replay.fidelity.form import errors, fit, table_s
 from replay.fidelity.iterations import fitted, iterations
 from replay.fidelity.kernel_tables import nearest
 from replay.hardware.file import load, save
