@@ -1,18 +1,97 @@
-"""What a profile is asked for: one GPU, one model, and how the model is split."""
+"""What a profile is asked of: the keys of `kvreplay profile build`, read and checked."""
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from replay.errors import ConfigError
+from replay.hardware import conf
+from replay.hardware.fields import count, number
+from replay.hardware.model import BYTES
+
+FOLDER, OUT = "from", "out"
+WORDS = ("gpu", "model", "backend", "version", "dtype", "kv_dtype", "gemm", "moe")
+COUNTS = ("tp", "ep", "moe_ep")
+NUMBERS = ("host_s", "host_request_s", "price_per_gpu_hour", "memory_share")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A profile that somebody wants; None stands for the only one that the measurements have.
+    """One instance whose profile is wanted; a source takes of it what it knows, and refuses what it cannot give.
 
-    gpu   : name as in conf/hardware or in the measurements, "h100"
-    model : name as in conf/model or in the measurements, "llama2_70b"
-    tp    : GPUs that share every layer        ep : groups of tp GPUs that share the experts
+    gpu, model      : names; None where a source has only one
+    tp, ep          : groups of GPUs as in a `hardware` node; moe_ep groups of experts within an instance, None by ep
+    backend         : serving engine whose kernels or iterations count; version: of it, None for the newest
+    dtype, kv_dtype : of weights and cache instead of the model's; gemm, moe: types of numbers as a source names them
+    host_s          : of the host, once an iteration; host_request_s for each decode of it; None for a source's own
+    memory_share    : of the GPU's memory that weights, cache and buffers may take
     """
 
-    gpu: str | None
-    model: str | None
+    gpu: str | None = None
+    model: str | None = None
     tp: int = 1
     ep: int = 1
+    moe_ep: int | None = None
+    backend: str = "vllm"
+    version: str | None = None
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    gemm: str | None = None
+    moe: str | None = None
+    host_s: float | None = None
+    host_request_s: float | None = None
+    price_per_gpu_hour: float = 0.0
+    memory_share: float = 0.9
+
+    def model_node(self) -> dict[str, Any]:
+        """Return the `model` node, with the types of numbers that were asked for.
+
+        raises : ConfigError for a model without a shape in conf/model
+        """
+        if self.model is None:
+            raise ConfigError(f"model must name a shape of conf/model. Known: {', '.join(conf.names('model'))}.")
+        changes = {key: value for key in ("dtype", "kv_dtype") if (value := getattr(self, key)) is not None}
+        return {**conf.load("model", self.model), **changes}
+
+
+def read(arguments: Sequence[str]) -> tuple[str, str | None, Asked]:
+    """Read the arguments of `kvreplay profile build`.
+
+    arguments : key=value; --from FOLDER stands for from=FOLDER
+    returns   : the folder, the file to write or None, and what is asked of it
+    raises    : ConfigError for an unknown or missing key, or a bad value
+    """
+    known = (FOLDER, OUT, *(one.name for one in fields(Asked)))
+    given: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        text = rest.pop(0)
+        if text == f"--{FOLDER}" and rest:
+            text = f"{FOLDER}={rest.pop(0)}"
+        key, equals, value = text.removeprefix("--").partition("=")
+        if not equals or not value:
+            raise ConfigError(f"profile build takes key=value, but got '{text}'. Write for instance {FOLDER}=FOLDER.")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"The keys are {', '.join(known)}."
+            raise ConfigError(f"profile build has no key '{key}'. {hint}")
+        given[key] = value
+    if FOLDER not in given:
+        raise ConfigError("profile build needs the folder of the measurements. Write from=FOLDER.")
+    values = {key: _value(key, text) for key, text in given.items() if key not in (FOLDER, OUT)}
+    return given[FOLDER], given.get(OUT), Asked(**values)
+
+
+def _value(key: str, text: str) -> Any:
+    if key in WORDS:
+        if key in ("dtype", "kv_dtype") and text not in BYTES:
+            raise ConfigError(f"{key} must be one of {', '.join(BYTES)}, but is '{text}'.")
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise ConfigError(f"{key} must be a number, but is '{text}'.") from None
+    if key in COUNTS:
+        return count(value, key)
+    return number(value, key, most=1.0 if key == "memory_share" else 1e6)

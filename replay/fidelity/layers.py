@@ -8,7 +8,7 @@ Iterations without prefill run as captured graphs, padded to the next captured s
 source : layout of LLMServingSim's profiler (casys-kaist/LLMServingSim); CUDA graph sizes as vLLM captures them
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ import polars as pl
 from scipy.optimize import lsq_linear
 
 from replay.errors import ConfigError
-from replay.hardware.model import Model
+from replay.fidelity.asked import Asked
+from replay.hardware.model import Model, model_of
 from replay.hardware.profile import Profile, table
 
 CAPTURED = (1, 2, 4, *range(8, 513, 8))
@@ -59,9 +60,21 @@ class Layers:
     skew: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def recognises(folder: Path) -> bool:
+def recognises(folder: str | Path) -> bool:
     """Whether a folder holds per-layer times of one model and degree: dense, attention and per_sequence.parquet."""
-    return all((folder / f"{name}.parquet").exists() for name in ("dense", "attention", "per_sequence"))
+    return all((Path(folder) / f"{name}.parquet").exists() for name in ("dense", "attention", "per_sequence"))
+
+
+def build(folder: str | Path, asked: Asked) -> Profile:
+    """Return the profile of a folder such as RTX4090/meta-llama/Llama-3.1-8B/bf16/tp1.
+
+    asked  : the model, whose shape says the layers; ep; host_s, 0 for None
+    raises : ConfigError where a table is missing
+    """
+    model = model_of(asked.model_node())
+    name = f"{asked.gpu or Path(folder).parts[-5]}_{model.name}"
+    profile = profile_of(read(Path(folder)), model, asked.host_s or 0.0, asked.ep, name)
+    return replace(profile, price_per_hour=asked.price_per_gpu_hour)
 
 
 def read(folder: Path) -> Layers:

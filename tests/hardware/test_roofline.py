@@ -26,6 +26,7 @@ def profile(gpu, model, **changes):
      ("llama3_405b", 405.9e9, 405.9e9, 516096),
      ("qwen2_5_72b", 72.7e9, 72.7e9, 327680), ("qwen3_32b", 32.8e9, 32.8e9, 262144),
      ("mixtral_8x7b", 46.7e9, 12.9e9, 131072), ("deepseek_v3", 671e9, 37e9, 70272), ("kimi_k2", 1.03e12, 32e9, 70272),
+     ("qwen3_235b", 235e9, 22e9, 192512), ("minimax_m2", 229e9, 11e9, 253952),
      ("moe_100t", 100e12, 1.6e12, 327680)],
 )  # fmt: skip
 def test_published_sizes(name, weights, active, kv_token_bytes):
