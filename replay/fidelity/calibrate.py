@@ -66,16 +66,15 @@ def told(work: Calibration) -> list[Any]:
     fitted, failed = work.fitted, work.log.requests.height - work.served.height
     left = f"{failed} failed requests are left out; " if failed else ""
     title = f"the other {work.served.height - work.first} requests of {work.log.name}, before and after calibration"
-    return [parameters_table(fitted, work.names, f"fitted to the first {work.first} requests"), "",
+    return [f"fitted to the first {work.first} requests", parameters_table(fitted, work.names), "",
             f"{left}{fitted.replays} replays; loss {number(fitted.loss_before)} before, {number(fitted.loss_after)} "
             f"after; 95 % intervals by a bootstrap over blocks of requests", "",
-            errors_table(work.rows, ["before", "after"], title)]  # fmt: skip
+            title, errors_table(work.rows, ["before", "after"])]  # fmt: skip
 
 
-def parameters_table(fitted: Fitted, names: Sequence[str], title: str) -> Table:
+def parameters_table(fitted: Fitted, names: Sequence[str]) -> Table:
     """Make the table of parameters: value, 95 % interval, and what was not determined."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, title=title,
-                 title_justify="left")  # fmt: skip
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
     for place, heading in enumerate(("parameter", "value", "95 % interval", "")):
         made.add_column(heading, justify="right" if place in (1, 2) else "left", no_wrap=True)
     for name in names:

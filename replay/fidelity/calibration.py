@@ -37,8 +37,8 @@ class Calibration:
         self.served = log.served
         self.first = round(share * self.served.height)
         if self.first < LEAST_REQUESTS or self.served.height - self.first < LEAST_REQUESTS:
-            raise ConfigError(f"calibrate.share must leave {LEAST_REQUESTS} requests to fit and as many to judge by, but "
-                              f"of {self.served.height} served requests of {log.name} it takes {self.first}.")
+            raise ConfigError(f"calibrate.share must leave {LEAST_REQUESTS} requests to fit and as many to judge by, "
+                              f"but of {self.served.height} served requests of {log.name} it takes {self.first}.")
         if not any(self.served[metric].null_count() < self.first for metric in COMPARED):
             raise ConfigError(f"calibrate needs the times of tokens, but {log.name} has neither first_token_s nor "
                               f"last_token_s.")  # fmt: skip
@@ -99,7 +99,7 @@ class Calibration:
     def _refuse_failures(self, frame: pl.DataFrame) -> None:
         lost = frame.filter(pl.col("status") != "finished")
         if lost.height:
-            longest = int((lost["prompt_tokens"] + lost["output_tokens"]).max())  # type: ignore[operator,arg-type]
+            longest = int((lost["prompt_tokens"] + lost["output_tokens"]).max())  # type: ignore[arg-type]
             raise ConfigError(f"the cluster must serve what the engine served, but {lost.height} of {frame.height} "
                               f"requests are {lost['status'][0]} in the replay (the longest has {longest} tokens). Set "
                               f"cluster.kv_blocks, cluster.max_batch and policies as the engine had them.")

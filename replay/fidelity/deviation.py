@@ -30,8 +30,8 @@ def errors(recorded: pl.DataFrame, replayed: Mapping[str, pl.DataFrame]) -> list
     """Compare replays with a recording, request sets being the same.
 
     replayed : label -> frame of as many rows, in the same order
-    returns  : rows of metric, statistic, recorded, <label> and <label>_error = replayed / recorded - 1; a request counts
-               in a metric where its recording knows it
+    returns  : rows of metric, statistic, recorded, <label> and <label>_error = replayed / recorded - 1; a request
+               counts in a metric where its recording knows it
     """
     rows = []
     known = {metric: recorded[metric].is_not_null() for metric in COMPARED}
@@ -54,10 +54,9 @@ def worst(rows: list[dict[str, Any]], label: str) -> float:
     return max(known, default=float(np.nan))
 
 
-def errors_table(rows: list[dict[str, Any]], labels: list[str], title: str) -> Table:
+def errors_table(rows: list[dict[str, Any]], labels: list[str]) -> Table:
     """Make the table of errors: a row a metric and statistic."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, title=title,
-                 title_justify="left")  # fmt: skip
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
     for place, heading in enumerate(["", "", "recorded", *(part for label in labels for part in (label, "error %"))]):
         made.add_column(heading, justify="right" if place > 1 else "left", no_wrap=True)
     before = None

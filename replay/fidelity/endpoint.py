@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint as a client sees it: what it can do, and one streamed answer with the time of tokens."""
+"""An OpenAI-compatible endpoint as a client sees it: what it can do, and a streamed answer with its times."""
 
 import json
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 APIS = {"completions": "completions", "chat": "chat/completions"}
 # Where servers count tokens: path below the root, the body's key for the text, other keys; the first that answers.
-TOKENIZERS = (
+TOKENIZERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("tokenize", "prompt", {}),  # vLLM
     ("tokenize", "content", {"add_special": True}),  # llama.cpp
     ("extras/tokenize/count", "input", {}),  # llama-cpp-python

@@ -70,7 +70,8 @@ def fit(residuals: Residuals, names: Sequence[str], profile: Profile) -> Fitted:
     if unknown := [name for name in names if name not in PARAMETERS] or (["nothing"] if not names else []):
         raise ConfigError(f"calibrate.fit must list some of {', '.join(PARAMETERS)}, but has '{unknown[0]}'.")
     search = _Search(residuals, profile)
-    left, undetermined = list(dict.fromkeys(names)), {}
+    left = list(dict.fromkeys(names))
+    undetermined: dict[str, float] = {}
     while left:
         at = search.best(left)
         jacobian, weights, rest = search.linear(at, left)
@@ -120,9 +121,8 @@ class _Search:
         starts = [np.where(scales, power * np.log(2.0), 0.0) for power in range(-4, 5)] if scales.any() else []
         start = min(starts, key=lambda point: self.loss(self.values(point, names)), default=np.zeros(len(names)))
         inside = np.clip(start, low + 1e-6, high - 1e-6)
-        found = least_squares(lambda point: self._rows(point, names), inside, lambda point: self._jacobian(point, names),
-                              bounds=(low, high), loss="soft_l1", f_scale=SOFT, max_nfev=MOST_STEPS, xtol=1e-5,
-                              ftol=1e-6)  # fmt: skip
+        found = least_squares(self._rows, inside, self._jacobian, bounds=(low, high), args=(names,), loss="soft_l1",
+                              f_scale=SOFT, max_nfev=MOST_STEPS, xtol=1e-5, ftol=1e-6)  # fmt: skip
         return np.asarray(found.x)
 
     def linear(self, point: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

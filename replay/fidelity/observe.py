@@ -119,7 +119,8 @@ def rows(trace: Trace, start_s: float, sent: Sequence[Sent | None]) -> pl.DataFr
     """
     kept = [row for row, one in enumerate(sent) if one is not None]
     found = [one for one in sent if one is not None]
-    asked = {name: trace.column(name)[kept] if kept else [] for name in ("prompt_tokens", "output_tokens")}
+    asked: dict[str, list[int]] = {name: trace.column(name)[kept].tolist() if kept else []
+                                   for name in ("prompt_tokens", "output_tokens")}  # fmt: skip
     answers = [one.answer for one in found]
     times = [[moment - start_s for moment in answer.token_s] for answer in answers]
     columns: dict[str, Any] = {
@@ -175,7 +176,7 @@ def warnings(frame: pl.DataFrame, meta: dict[str, Any]) -> list[str]:
     """Return a sentence for each thing that is not as the trace asked."""
     told = []
     if meta["lateness_s_p99"] is not None and meta["lateness_s_p99"] > LATE_S:
-        told.append(f"the sender itself was late: {number(meta['lateness_s_p99'], 1e3)} ms at p99; it measures from the "
+        told.append(f"the sender was late: {number(meta['lateness_s_p99'], 1e3)} ms at p99; times count from the "
                     f"moment of sending, but the load was not the trace's")  # fmt: skip
     if not meta["exact_prompts"]:
         told.append("the server counts no tokens, so that a word was taken for a token: prompts are about as long as "

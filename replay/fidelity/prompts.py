@@ -12,11 +12,12 @@ Count = Callable[[str], Awaitable[int]]
 # Common words, one token each in most vocabularies; letters serve those that know no words.
 WORDS = tuple(f" {word}" for word in (
     "the of and to in is was for on are as with they be at one have this from by not word but what some we can out "
-    "other were all there when up use your how said an each she which do their time if will way about many then them "
-    "write would like so these her long make thing see him two has look more day could go come did").split())  # fmt: skip
+    "other were all there when up use your how said an each she which do their time if will way about many then "
+    "them write would like so these her long make thing see him two has look more day could go come").split())
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 FEW, MANY = 8, 16  # units whose tokens are counted to see what one more of them costs
 LEAST_UNITS = 4
+ASKED = 8  # candidates where each count is a request
 LARGEST_OVERHEAD = 16  # tokens that a server may put before a prompt
 GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -34,22 +35,24 @@ class Vocabulary:
     exact: bool = False
 
 
-async def vocabulary(count: Count | None, overhead: Count | None = None) -> Vocabulary:
-    """Find pieces that cost one token each by asking a tokenizer.
+async def vocabulary(count: Count | None, charged: Count | None = None) -> Vocabulary:
+    """Find pieces that cost one token each by asking a server.
 
-    count    : text -> tokens; None where the server has no tokenizer
-    overhead : text -> prompt tokens that the server charges for it, which may be more; None to trust `count`
+    count   : text -> tokens by its tokenizer; None where it has none
+    charged : text -> prompt tokens that an answer states, by a request of its own; None where answers do not
     """
+    candidates_of = (WORDS, LETTERS) if count else (WORDS[:ASKED], LETTERS[:ASKED])
+    count = count or charged
     if count is None:
         return Vocabulary(WORDS)
-    for candidates in (WORDS, LETTERS):
+    for candidates in candidates_of:
         kept = [unit for unit in candidates if await count(unit * MANY) - await count(unit * FEW) == MANY - FEW]
         if len(kept) < LEAST_UNITS:
             continue
-        mixed = pick(kept, np.array([1, 2]), 4 * MANY)
-        one, both = await count("".join(mixed[: 2 * MANY])), await count("".join(mixed))
-        added = (await overhead("".join(mixed)) if overhead else both) - len(mixed)
-        if both - one == 2 * MANY and 0 <= added <= LARGEST_OVERHEAD:
+        mixed = pick(kept, np.array([1]), 4 * MANY)
+        half, whole = await count("".join(mixed[: 2 * MANY])), await count("".join(mixed))
+        added = (await charged("".join(mixed)) if charged else whole) - len(mixed)
+        if whole - half == 2 * MANY and 0 <= added <= LARGEST_OVERHEAD:
             return Vocabulary(tuple(kept), added, True)
     return Vocabulary(WORDS)
 

@@ -13,7 +13,9 @@ from replay.hardware.units import LARGEST_INT64, PS_PER_S
 Segments = list[tuple[int, int, int]]
 
 
-def scaled(profile: Profile, prefill: float = 1.0, decode: float = 1.0, kv: float = 1.0, host_s: float = 0.0) -> Profile:
+def scaled(
+    profile: Profile, prefill: float = 1.0, decode: float = 1.0, kv: float = 1.0, host_s: float = 0.0
+) -> Profile:
     """Return a profile whose iterations cost more or less.
 
     An iteration with p prefill tokens, D decoding requests, K tokens of their contexts and Q as in `Profile` takes
@@ -90,5 +92,5 @@ def _times(value: int, factor: float) -> int:
     """Multiply exactly and round once, half to even."""
     product = round(Fraction(factor) * value)
     if product > LARGEST_INT64:
-        raise ConfigError(f"a scaled cost must stay below {LARGEST_INT64} ps, but {value} ps times {factor:g} does not.")
+        raise ConfigError(f"a scaled cost must stay below {LARGEST_INT64} ps, but {value} times {factor:g} does not.")
     return product

@@ -41,14 +41,14 @@ def read(path: Path) -> Found:
         columns["output_tokens"].append(tokens(record, "output_toks", place))
         for name, key in TIMES.items():
             columns[name].append(seconds(record, key, place, needed=name == "first_token_s"))
-    ways_s = [queued_s - arrival_s for queued_s, arrival_s in zip(columns["queued_s"], columns["arrival_s"], strict=True)
-              if queued_s is not None]  # fmt: skip
+    both = zip(columns["queued_s"], columns["arrival_s"], strict=True)
+    ways_s = [queued_s - arrival_s for queued_s, arrival_s in both if queued_s is not None]
     if records and not ways_s:
         raise LogError(f"the clocks of {path.name} are aligned by 'queued_ts', but no record has it.")
     columns["arrival_s"] = [arrival_s + min(ways_s) for arrival_s in columns["arrival_s"]]
     meta = path.with_name("meta.json")
     stated = record_of(text_of(meta), meta.name) if meta.is_file() else {}
-    notes = {key: stated[key] for key in ("model", "vllm_version", "started_at") if key in stated}
+    notes: dict[str, Any] = {key: stated[key] for key in ("model", "vllm_version", "started_at") if key in stated}
     gauges = _gauges(path.with_name("timeseries.csv"), path)
     return Found(columns, [place for place, _ in records], gauges, settings=_settings(stated), notes=notes)
 

@@ -57,22 +57,24 @@ def read(path: Path) -> Found:
 
 def _row(span: Mapping[str, Any], attributes: Mapping[str, Any], start_ns: int, epoch_ns: int, place: str) -> list[Any]:
     """Return the values of one request in the order of the columns."""
-    input_key, output_key = _first(attributes, INPUT), _first(attributes, OUTPUT)
     arrival_s = (start_ns - epoch_ns) / NS_PER_S
-    after_s = {keys: finite(attributes[key], f"'{key}' of {place}") if (key := _first(attributes, keys)) else None
-               for keys in (QUEUE, FIRST, LAST)}  # fmt: skip
-    end_ns = _clock_ns(span, "endTimeUnixNano", place)
-    last_s = after_s[LAST] if after_s[LAST] is not None else (end_ns - start_ns) / NS_PER_S
-    status = span.get("status")
+
+    def after(keys: tuple[str, ...], otherwise_s: float | None = None) -> float | None:
+        key = _first(attributes, keys)
+        wait_s = finite(attributes[key], f"'{key}' of {place}") if key else otherwise_s
+        return None if wait_s is None else arrival_s + wait_s
+
+    def tokens(keys: tuple[str, ...]) -> int:
+        key = str(_first(attributes, keys))
+        return whole(attributes[key], f"'{key}' of {place}")
+
+    lasted_s = (_clock_ns(span, "endTimeUnixNano", place) - start_ns) / NS_PER_S
+    status = span.get("status") or {}
     failed = isinstance(status, dict) and status.get("code") in (ERROR_CODE, "STATUS_CODE_ERROR")
-    error = str(attributes.get("error.type") or status.get("message") or "error") if failed else None  # type: ignore[union-attr]
-    first_s = after_s[FIRST]
+    error = str(attributes.get("error.type") or status.get("message") or "error") if failed else None
     labels = [str(attributes[key]) if (key := _first(attributes, keys)) else None for keys in (SESSION, TENANT)]
-    return [arrival_s, whole(attributes[input_key], f"'{input_key}' of {place}"),
-            whole(attributes[output_key], f"'{output_key}' of {place}"),
-            None if after_s[QUEUE] is None else arrival_s + after_s[QUEUE],
-            None if first_s is None else arrival_s + first_s, None if failed else arrival_s + last_s, *labels,
-            error]  # fmt: skip
+    return [arrival_s, tokens(INPUT), tokens(OUTPUT), after(QUEUE), after(FIRST),
+            None if failed else after(LAST, lasted_s), *labels, error]  # fmt: skip
 
 
 def _spans(documents: list[tuple[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:

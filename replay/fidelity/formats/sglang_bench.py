@@ -18,6 +18,6 @@ def read(path: Path) -> Found:
     """
     runs = json_lines(path)
     if len(runs) != 1:
-        raise LogError(f"{path.name} must hold one run, but has {len(runs)}, one a line. Keep the line of one in a file.")
+        raise LogError(f"{path.name} must hold one run, but has {len(runs)}, one a line. Keep one line.")
     place, record = runs[0]
     return read_lists(record, place)

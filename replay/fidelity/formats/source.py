@@ -24,12 +24,12 @@ class Found:
     settings : keys of kvreplay run that the log states, such as cluster.max_batch
     """
 
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
     places: Sequence[str]
     gauges: pl.DataFrame | None = None
     block_tokens: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def head_of(path: Path) -> bytes:
@@ -38,7 +38,8 @@ def head_of(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
     except OSError as error:
-        raise LogError(f"a log must be a file that can be read, but {path} is not: {error.strerror or error}.") from None
+        reason = error.strerror or error
+        raise LogError(f"a log must be a file that can be read, but {path} is not: {reason}.") from None
 
 
 def text_of(path: Path) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet
 
 from replay.errors import LogError
-from replay.fidelity.formats.source import Found, finite, text_of, whole
+from replay.fidelity.formats.source import Found, finite, record_of, text_of, whole
 
 PRIORITY = 1
 REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
@@ -37,8 +37,9 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> Found:
     source = {name: (columns or {}).get(name, name) for name in NAMES}
     wanted = [*REQUIRED, *(columns or {})]
     if missing := [source[name] for name in wanted if source[name] not in frame.columns]:
-        raise LogError(f"a log must have the columns {', '.join(REQUIRED)}, but {path.name} has no '{missing[0]}' among "
-                       f"{', '.join(frame.columns[:12])}. Map its columns: calibrate.columns={{arrival_s: start, ...}}.")
+        raise LogError(f"a log must have the columns {', '.join(REQUIRED)}, but {path.name} has no '{missing[0]}' "
+                       f"among {', '.join(frame.columns[:12])}. Map its columns: "
+                       f"calibrate.columns={{arrival_s: start, ...}}.")
     given = {name: frame[source[name]].to_list() for name in NAMES if source[name] in frame.columns}
     places = [f"row {row} of {path.name}" for row in range(frame.height)]
     found: dict[str, Sequence[Any]] = {"arrival_s": _each(given["arrival_s"], finite, "arrival_s", places)}
@@ -59,7 +60,18 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> Found:
         found["error"] = [None if value in (None, "finished") else str(value) for value in given["status"]]
     if "prefix_blocks" in given and block_tokens:
         found["prefix_blocks"] = given["prefix_blocks"]
-    return Found(found, places, block_tokens=block_tokens)
+    settings, notes = _beside(path)
+    return Found(found, places, None, block_tokens, settings, notes)
+
+
+def _beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings and notes that `kvreplay profile observe` left beside its log; nothing beside another."""
+    meta = path.with_name("meta.json")
+    if path.name != "log.parquet" or not meta.is_file():
+        return {}, {}
+    stated = record_of(text_of(meta), meta.name)
+    settings = stated.pop("settings", None)
+    return (settings if isinstance(settings, dict) else {}), stated
 
 
 def _maybe(value: Any, place: str) -> float | None:
@@ -79,7 +91,7 @@ def _frame(path: Path) -> tuple[pl.DataFrame, int | None]:
             stated = (pyarrow.parquet.read_schema(path).metadata or {}).get(b"block_tokens", b"")
             return pl.read_parquet(path), int(stated) if stated.isdigit() else None
         if magic == b"ARROW1":
-            return pl.read_ipc(path, memory_map=False), None
+            return pl.read_ipc(path), None
         text = text_of(path)
         if text.lstrip()[:1] == "{":
             return pl.read_ndjson(io.StringIO(text), infer_schema_length=None), None
