@@ -25,6 +25,7 @@ EXTRAS: dict[str, Any] = {"min_tokens": None, "ignore_eos": True}
 REFUSED = (400, 404, 422)
 PROBE_TOKENS = 2
 LINE_BYTES = 2**20
+NOTHING = "no token came back"
 
 
 @dataclass
@@ -40,6 +41,14 @@ class Answer:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     error: str | None = None
+    finish_s: float | None = None  # when the server said that it was done
+
+    def close(self) -> None:
+        """Settle an answer whose last tokens came without text, as halves of a character do, or that had none."""
+        if self.error is None and self.finish_s is not None and len(self.token_s) < (self.output_tokens or 0):
+            self.token_s.append(self.finish_s)
+        if self.error is None and not self.token_s:
+            self.error = NOTHING
 
 
 class Endpoint:
@@ -67,10 +76,10 @@ class Endpoint:
             self.model = names[0]
         while True:
             answer = await self.complete("a b c d", PROBE_TOKENS)
-            if answer.error is None:
+            if answer.error in (None, NOTHING):
                 self.counts = answer.prompt_tokens is not None
                 return
-            refused = answer.error.startswith(tuple(f"HTTP {code}" for code in REFUSED))
+            refused = str(answer.error).startswith(tuple(f"HTTP {code}" for code in REFUSED))
             if refused and self.extras:
                 del self.extras[next(iter(self.extras))]
             elif refused and self.counts:
@@ -120,8 +129,7 @@ class Endpoint:
                     _take(answer, line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             answer.error = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
-        if answer.error is None and not answer.token_s:
-            answer.error = "no token came back"
+        answer.close()
         return answer
 
     def _body(self, text: str, output_tokens: int) -> dict[str, Any]:
@@ -170,3 +178,5 @@ def _take(answer: Answer, line: bytes) -> None:
         text = choice.get("text") or delta.get("content") or delta.get("reasoning_content")
         if text or (choice.get("finish_reason") is None and "role" not in delta):  # half a character may have no text
             answer.token_s.append(now_s)
+        if choice.get("finish_reason") is not None:
+            answer.finish_s = now_s

@@ -89,7 +89,8 @@ async def observed(trace: Trace, own: dict[str, str], values: dict[str, Any], ho
 
     timeout = aiohttp.ClientTimeout(total=values["timeout_s"])
     options: dict[str, Any] = {"timeout": timeout, "headers": headers(), "read_bufsize": LINE_BYTES}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), **options) as http:
+    # A connection a request: one kept from before may be closed by the server just as it is used again.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), **options) as http:
         endpoint = Endpoint(http, own["url"], own.get("model"), values["api"])
         await endpoint.find()
         words = await vocabulary(await endpoint.tokenizer(), endpoint.charged if endpoint.counts else None)
