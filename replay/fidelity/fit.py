@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize
+from scipy.stats import qmc
 
 from replay.errors import ConfigError
 from replay.fidelity.scaling import least_host_s, scaled
@@ -16,8 +17,9 @@ PARAMETERS = (*SCALES, *TIMES)
 START = {"prefill": 1.0, "decode": 1.0, "kv": 1.0, "host_s": 0.0, "admission_s": 0.0}
 LARGEST_SCALE, LARGEST_TIME = 64.0, 100.0  # the latter in iterations
 SOFT = 0.1  # residuals above count by their size, not its square
-STEP = 0.02  # of differences: 2 % of a factor, or of an iteration
-MOST_STEPS = 12
+# Replayed times jump where an arrival passes the end of an iteration: slopes are taken across regions of these radii,
+# shares of a factor or of an iteration, and the end is polished by comparing losses.
+RADII, LAST_RADIUS, SIMPLEX, MOST_POLISH = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08), 0.08, 0.03, 80
 # A parameter whose standard error is more, of its own size or of an iteration, is not determined by the log. No log is
 # taken to be more exact than the noise, or an exact one would determine everything.
 LARGEST_ERROR, LEAST_NOISE = 0.25, 0.01
@@ -57,9 +59,9 @@ def fit(residuals: Residuals, names: Sequence[str], profile: Profile) -> Fitted:
     """Find the parameters that minimise the robust loss.
 
     The loss is the sum over requests and metrics of 2 c^2 (sqrt(1 + (r / c)^2) - 1), r the log of replayed by recorded
-    and c = 0.1. It is searched from the best common factor of all scales among powers of 2, by trust-region least
-    squares on logs of scales, and on times in iterations. A parameter that the log does not determine is put back to
-    its start, the worst first, and the others are fitted again. Intervals come from a bootstrap over blocks of
+    and c = 0.1. It is searched from the best common factor of all scales among powers of 2, by least squares on planes
+    through the residuals of shrinking regions (logs of scales, times in iterations), then by Nelder-Mead. A parameter
+    that the log does not determine is put back to its start, the worst first, and the others are fitted again. Intervals come from a bootstrap over blocks of
     neighbouring requests, each resample solved by one linear step from the fit. Not determined is what has a standard
     error, by that or by the curvature of the loss, of more than 0.25 of its own size or of an iteration.
 
@@ -74,9 +76,9 @@ def fit(residuals: Residuals, names: Sequence[str], profile: Profile) -> Fitted:
     undetermined: dict[str, float] = {}
     while left:
         at = search.best(left)
-        jacobian, weights, rest = search.linear(at, left)
-        moves = search.bootstrap(at, left)
-        errors = np.maximum(_standard_errors(jacobian, weights, rest), moves.std(axis=0))
+        rest, slopes = search.region(at, left, LAST_RADIUS, len(RADII))
+        moves = search.bootstrap(at, left, rest, slopes)
+        errors = np.maximum(_standard_errors(slopes, rest), moves.std(axis=0))
         worst = int(np.argmax(errors))
         if errors[worst] <= LARGEST_ERROR:
             return search.fitted(at, moves, left, undetermined)
@@ -120,15 +122,31 @@ class _Search:
         high = np.where(scales, np.log(LARGEST_SCALE), LARGEST_TIME)
         starts = [np.where(scales, power * np.log(2.0), 0.0) for power in range(-4, 5)] if scales.any() else []
         start = min(starts, key=lambda point: self.loss(self.values(point, names)), default=np.zeros(len(names)))
-        inside = np.clip(start, low + 1e-6, high - 1e-6)
-        found = least_squares(self._rows, inside, self._jacobian, bounds=(low, high), args=(names,), loss="soft_l1",
-                              f_scale=SOFT, max_nfev=MOST_STEPS, xtol=1e-5, ftol=1e-6)  # fmt: skip
-        return np.asarray(found.x)
+        point = np.clip(start + np.array([name == "admission_s" for name in names], float), low, high)
+        seen = [point]
+        for number, radius in enumerate(RADII):
+            middle, slopes = self.region(point, names, radius, number)
+            inside = np.clip(low - point, -2 * radius, -1e-9), np.clip(high - point, 1e-9, 2 * radius)
+            point = np.clip(point + _lowest(middle, slopes, inside), low, high)
+            seen.append(point)
+        point = min(seen, key=lambda point: self.loss(self.values(point, names)))
+        corners = np.clip(np.vstack([point, point + SIMPLEX * np.eye(len(names))]), low, high)
+        options = {"initial_simplex": corners, "maxfev": MOST_POLISH, "xatol": 1e-5, "fatol": 1e-12}
+        return np.asarray(minimize(lambda point: self.loss(self.values(point, names)), point, method="Nelder-Mead",
+                                   bounds=list(zip(low, high, strict=True)), options=options).x)  # fmt: skip
 
-    def linear(self, point: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return Jacobian, weights of the soft loss and residuals at a point, a row each known metric of a request."""
-        rest = self._rows(point, names)
-        return self._jacobian(point, names), 1.0 / np.sqrt(1.0 + (rest / SOFT) ** 2), rest
+    def region(self, point: np.ndarray, names: Sequence[str], radius: float, number: int) -> tuple[
+            np.ndarray, np.ndarray]:  # fmt: skip
+        """Return residuals and their slopes at a point as a plane through those of a box around it says.
+
+        number : which points of the box are taken
+        """
+        count = 1 << (2 * len(names) + 1).bit_length()
+        drawn = qmc.Sobol(len(names), seed=SEED + number).random(count)
+        moves = np.vstack([np.zeros(len(names)), (2.0 * drawn - 1.0) * radius])
+        rows = np.array([self._rows(point + move, names) for move in moves])
+        plane = np.linalg.lstsq(np.column_stack([np.ones(len(moves)), moves]), rows, rcond=None)[0]
+        return plane[0], plane[1:].T
 
     def fitted(self, point: np.ndarray, moves: np.ndarray, names: list[str], undetermined: dict[str, float]) -> Fitted:
         """Put together the result of a search."""
@@ -140,25 +158,25 @@ class _Search:
             intervals[name] = (min(ends[0], values[name]), max(ends[1], values[name]))
         return Fitted(values, intervals, undetermined, self.loss(START), self.loss(values), self.replays)
 
-    def bootstrap(self, point: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    def bootstrap(self, point: np.ndarray, names: Sequence[str], rest: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """Return how far the fit would move for resampled requests, (resamples, parameters).
 
         The step of the whole sample, which is not 0 where the loss has kinks, is taken off.
         """
-        jacobian, weights, rest = self.linear(point, names)
+        weights = _weights(rest)
         known = np.isfinite(self.at(self.values(point, names)))
         owner = np.nonzero(known)[0]  # the request of each row
         count = known.shape[0]
         square = np.zeros((count, len(names), len(names)))
-        np.add.at(square, owner, weights[:, None, None] * jacobian[:, :, None] * jacobian[:, None, :])
-        slope = np.zeros((count, len(names)))
-        np.add.at(slope, owner, (weights * rest)[:, None] * jacobian)
+        np.add.at(square, owner, weights[:, None, None] * slopes[:, :, None] * slopes[:, None, :])
+        pull = np.zeros((count, len(names)))
+        np.add.at(pull, owner, (weights * rest)[:, None] * slopes)
         size = max(1, round(count ** (1 / 3)))
         draws = np.random.default_rng(SEED).integers(0, count, (RESAMPLES, -(-count // size)))
         taken = ((draws[:, :, None] + np.arange(size)) % count).reshape(RESAMPLES, -1)[:, :count]
 
         def step(rows: np.ndarray) -> np.ndarray:
-            return -np.linalg.lstsq(square[rows].sum(axis=0), slope[rows].sum(axis=0), rcond=None)[0]
+            return -np.linalg.lstsq(square[rows].sum(axis=0), pull[rows].sum(axis=0), rcond=None)[0]
 
         return np.array([step(rows) for rows in taken]) - step(np.arange(count))
 
@@ -166,21 +184,25 @@ class _Search:
         found = self.at(self.values(point, names))
         return found[np.isfinite(found)]
 
-    def _jacobian(self, point: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        columns = []
-        for axis in np.eye(len(names)):
-            ahead, behind = (self._rows(point + sign * STEP * axis, names) for sign in (1.0, -1.0))
-            columns.append((ahead - behind) / (2.0 * STEP))
-        return np.stack(columns, axis=1)
+
+def _lowest(middle: np.ndarray, slopes: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the move within bounds that has the least soft loss on a plane."""
+    return np.asarray(least_squares(lambda move: middle + slopes @ move, np.zeros(slopes.shape[1]),
+                                    lambda move: slopes, bounds=bounds, loss="soft_l1", f_scale=SOFT).x)  # fmt: skip
 
 
 def _soft(residuals: np.ndarray) -> np.ndarray:
     return 2.0 * SOFT**2 * (np.sqrt(1.0 + (residuals / SOFT) ** 2) - 1.0)
 
 
-def _standard_errors(jacobian: np.ndarray, weights: np.ndarray, rest: np.ndarray) -> np.ndarray:
+def _weights(residuals: np.ndarray) -> np.ndarray:
+    return 1.0 / np.sqrt(1.0 + (residuals / SOFT) ** 2)
+
+
+def _standard_errors(slopes: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """Return the standard error of each parameter from the curvature of the loss; infinite where it has none."""
-    curvature = jacobian.T @ (weights[:, None] * jacobian)
+    weights = _weights(rest)
+    curvature = slopes.T @ (weights[:, None] * slopes)
     noise = max(float(np.sqrt(np.mean(weights * rest**2))), LEAST_NOISE)
     values, vectors = np.linalg.eigh(curvature)
     flat = values <= max(1e-12 * values[-1], 1e-12)
