@@ -61,9 +61,10 @@ def fit(residuals: Residuals, names: Sequence[str], profile: Profile) -> Fitted:
     The loss is the sum over requests and metrics of 2 c^2 (sqrt(1 + (r / c)^2) - 1), r the log of replayed by recorded
     and c = 0.1. It is searched from the best common factor of all scales among powers of 2, by least squares on planes
     through the residuals of shrinking regions (logs of scales, times in iterations), then by Nelder-Mead. A parameter
-    that the log does not determine is put back to its start, the worst first, and the others are fitted again. Intervals come from a bootstrap over blocks of
-    neighbouring requests, each resample solved by one linear step from the fit. Not determined is what has a standard
-    error, by that or by the curvature of the loss, of more than 0.25 of its own size or of an iteration.
+    that the log does not determine is put back to its start, the worst first, and the others are fitted again.
+    Intervals come from a bootstrap over blocks of neighbouring requests, each resample solved by one linear step from
+    the fit. Not determined is what has a standard error, by that or by the curvature of the loss, of more than 0.25
+    of its own size or of an iteration.
 
     residuals : called with every parameter's value
     names     : parameters to fit, of PARAMETERS
