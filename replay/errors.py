@@ -2,7 +2,7 @@
 
 from traces.errors import KvreplayError, TraceError
 
-__all__ = ["ConfigError", "EngineError", "KvreplayError", "PolicyError", "SweepError", "TraceError",
+__all__ = ["ConfigError", "EngineError", "KvreplayError", "LogError", "PolicyError", "SweepError", "TraceError",
            "WriteError"]
 
 
@@ -24,3 +24,7 @@ class WriteError(KvreplayError):
 
 class SweepError(KvreplayError):
     """A multirun or a study ended before its jobs were done; what had finished is kept."""
+
+
+class LogError(KvreplayError):
+    """A recorded log of a real engine cannot be read, or breaks a rule of `replay.fidelity.logs`."""
