@@ -7,10 +7,11 @@ it stands the same with the profile calibrated on the first third of the run, ju
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from replay.fidelity import layers, logs
@@ -70,7 +71,7 @@ def validate(run: Run) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     ep = ranks if run.settings.get("enable_expert_parallel") else 1
     profile = layers.profile_of(layers.read(run.profile), model_of(load("model", shape_of(run.model))), ep=ep,
                                 name=f"{run.gpu}_{shape_of(run.model)}")  # fmt: skip
-    log = logs.read(run.folder)
+    log = own_blocks(logs.read(run.folder))
     settings = {"cluster.kv_blocks": PLENTY, **log.settings}
     with tempfile.TemporaryDirectory() as scratch:
         save(profile, Path(scratch) / "profile.json")
@@ -90,6 +91,17 @@ def validate(run: Run) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     points = pl.concat([work.served.select(pl.col(columns).name.prefix("recorded_")),
                         whole.select(pl.col(columns).name.prefix("replayed_"))], how="horizontal")  # fmt: skip
     return rows, points.with_columns(run=pl.lit(run.name))
+
+
+def own_blocks(log: logs.Log, block_tokens: int = 16) -> logs.Log:
+    """Give each prompt blocks of its own where a log knows none: what is preempted can find its prompt again."""
+    if "prefix_blocks" in log.requests.columns:
+        return log
+    counts = (log.requests["prompt_tokens"] // block_tokens).to_numpy()
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    own = [list(range(start, start + count)) for start, count in zip(starts.tolist(), counts.tolist(), strict=True)]
+    blocks = pl.Series("prefix_blocks", own, pl.List(pl.Int64))
+    return replace(log, requests=log.requests.with_columns(blocks), block_tokens=block_tokens)
 
 
 def _rows(run: Run, part: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:

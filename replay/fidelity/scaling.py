@@ -23,8 +23,9 @@ def scaled(
         prefill (token_table(p + D) + prefill_token_ps p + prefill_token_sq_fs Q // 1000)
         + decode decode_request_ps D + kv kv_table(K) + host_s,
 
-    and where nothing is prefilled  decode (decode_table(D) + decode_request_ps D) + kv kv_table(K) + host_s;
-    a profile without a decode_table is given one as soon as the two need to differ.
+    and where nothing is prefilled  decode (decode_table(D) + decode_request_ps D) + kv kv_table(K) + host_s; a
+    mixed_kv_table goes with kv, mixed_request_ps with decode.
+    A profile without a decode_table is given one as soon as the two need to differ.
 
     prefill, decode, kv : factors above 0
     host_s  : added to every iteration; negative at most down to `least_host_s`
@@ -47,6 +48,8 @@ def scaled(
         token_table=_table(profile.token_table, prefill, host_ps),
         decode_table=None if decodes is None else _table(decodes, decode, host_ps),
         kv_table=_table(profile.kv_table, kv, 0),
+        mixed_kv_table=None if profile.mixed_kv_table is None else _table(profile.mixed_kv_table, kv, 0),
+        mixed_request_ps=_times(profile.mixed_request_ps, decode),
         prefill_token_ps=_times(profile.prefill_token_ps, prefill),
         prefill_token_sq_fs=_times(profile.prefill_token_sq_fs, prefill),
         decode_request_ps=_times(profile.decode_request_ps, decode),
