@@ -58,8 +58,8 @@ class Log:
     @property
     def served(self) -> pl.DataFrame:
         """The requests that did not fail, with the metrics of `measured`."""
-        kept = pl.col("output_tokens") > 0
-        return measured(self.requests).filter(kept & pl.col("error").is_null() if "error" in self.requests else kept)
+        fine = pl.col("error").is_null() if "error" in self.requests.columns else pl.lit(True)
+        return measured(self.requests).filter(fine & (pl.col("output_tokens") > 0))
 
     def trace(self) -> Trace:
         """Return the served requests as a trace, arrivals as recorded; row r is row r of `served`."""
@@ -67,10 +67,10 @@ class Log:
         names = [name for name in ("arrival_s", "prompt_tokens", "output_tokens", "session", "tenant", "tier")
                  if name in rows.columns and rows[name].null_count() == 0]  # fmt: skip
         columns: dict[str, Any] = {name: rows[name] for name in names}
-        if "prefix_blocks" in rows and self.block_tokens:
-            most = rows["prompt_tokens"] // self.block_tokens
-            columns["prefix_blocks"] = [list(blocks or ())[:count] for blocks, count in
-                                        zip(rows["prefix_blocks"], most, strict=True)]  # fmt: skip
+        if "prefix_blocks" in rows.columns and self.block_tokens:
+            most = (rows["prompt_tokens"] // self.block_tokens).to_list()
+            columns["prefix_blocks"] = [(blocks or [])[:count] for blocks, count in
+                                        zip(rows["prefix_blocks"].to_list(), most, strict=True)]  # fmt: skip
         try:
             return build(self.name, columns, self.block_tokens if "prefix_blocks" in columns else None)
         except TraceError as error:

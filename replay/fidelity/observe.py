@@ -21,7 +21,7 @@ from replay.fidelity import logs
 from replay.fidelity.deviation import COMPARED, STATISTICS, statistics
 from replay.fidelity.driver import Sent, drive
 from replay.fidelity.endpoint import APIS, LINE_BYTES, Endpoint, headers
-from replay.fidelity.prompts import Vocabulary, prompt, vocabulary
+from replay.fidelity.prompts import Vocabulary, prompt, salted, vocabulary
 from replay.run import INTERRUPTED, OK
 from replay.study.composed import compose_all
 from replay.study.progress import steps
@@ -31,7 +31,7 @@ from replay.write import check_writable, together
 from traces.schema import Trace
 
 OWN = ("url", "model", "out")
-DEFAULTS: dict[str, Any] = {"limit_s": math.inf, "timeout_s": 600.0, "api": "completions"}
+DEFAULTS: dict[str, Any] = {"limit_s": math.inf, "timeout_s": 600.0, "api": "completions", "salt": 0}
 LATE_S = 0.01
 USAGE = """usage: kvreplay profile observe url=http://HOST:PORT/v1 out=FOLDER [key=value ...]
 
@@ -42,7 +42,8 @@ USAGE = """usage: kvreplay profile observe url=http://HOST:PORT/v1 out=FOLDER [k
                            turn before and their think time, all else arrives on time
   observe.limit_s=60       nothing is sent later than so many seconds after the start
   observe.timeout_s=600    a request may last so long
-  observe.api=completions  or chat, whose templates make prompts longer than asked"""
+  observe.api=completions  or chat, whose templates make prompts longer than asked
+  observe.salt=0           another number makes other text of the same trace, which no cache of the server knows yet"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -95,7 +96,8 @@ async def observed(trace: Trace, own: dict[str, str], values: dict[str, Any], ho
         await endpoint.find()
         words = await vocabulary(await endpoint.tokenizer(), endpoint.charged if endpoint.counts else None)
         slots = await endpoint.slots()
-        texts = [prompt(trace, row, words) for row in range(len(trace))]
+        key = salted(trace, values["salt"])
+        texts = [prompt(trace, row, words, key) for row in range(len(trace))]
         asked = trace.column("output_tokens").tolist()
         started_at = datetime.now(UTC).isoformat()
         start_s, sent = await drive(trace, lambda row: endpoint.complete(texts[row], asked[row]), values["limit_s"],
@@ -103,7 +105,8 @@ async def observed(trace: Trace, own: dict[str, str], values: dict[str, Any], ho
     frame = rows(trace, start_s, sent)
     return frame, {
         "format": "kvreplay log 1", "url": _plain(own["url"]), "model": endpoint.model, "api": endpoint.api,
-        "trace": trace.name, "trace_digest": trace.digest(), "started_at": started_at,
+        "trace": trace.name, "trace_digest": trace.digest(), "salt": values["salt"],
+        "started_at": started_at,
         "requests": len(trace), "answered": int(frame["error"].null_count()),
         "failed": frame.height - int(frame["error"].null_count()), "not_sent": len(trace) - frame.height,
         "extras": list(endpoint.extras), "tokens_from": "usage" if endpoint.counts else "pieces of the stream",
@@ -233,6 +236,10 @@ def _read(key: str, text: str) -> Any:
         if text not in APIS:
             raise ConfigError(f"observe.api must be one of {', '.join(APIS)}, but is '{text}'.")
         return text
+    if key == "salt":
+        if not text.isdigit() or len(text) > 9:
+            raise ConfigError(f"observe.salt must be a whole number from 0 to 999999999, but is '{text}'.")
+        return int(text)
     try:
         duration_s = float(text)
     except ValueError:

@@ -57,18 +57,28 @@ async def vocabulary(count: Count | None, charged: Count | None = None) -> Vocab
     return Vocabulary(WORDS)
 
 
-def prompt(trace: Trace, row: int, words: Vocabulary) -> str:
+def salted(trace: Trace, salt: int) -> int:
+    """Return what sets the text of a trace apart from that of others, or of itself under another salt.
+
+    Without it the cache of a server would still know the prompts of the run before.
+    """
+    return (int(trace.digest()[:15], 16) ^ (salt * GOLDEN)) & (2**63 - 1)
+
+
+def prompt(trace: Trace, row: int, words: Vocabulary, key: int = 0) -> str:
     """Write the prompt of a request: its blocks by their ids, then text of its own; equal ids give equal text.
 
     What the server adds at the front is left out of the first block, so that all prompts stay aligned.
+
+    key : as `salted` returns
     """
     wanted = int(trace.column("prompt_tokens")[row])
     units: list[str] = []
     if "prefix_blocks" in trace and trace.block_tokens:
         offsets, ids = trace.prefix()
         own = ids[offsets[row] : offsets[row + 1]][: wanted // trace.block_tokens]
-        units = pick(words.units, own, trace.block_tokens)
-    units += pick(words.units, np.array([-1 - row]), max(0, wanted - len(units)))
+        units = pick(words.units, own ^ key, trace.block_tokens)
+    units += pick(words.units, np.array([-1 - row]) ^ key, max(0, wanted - len(units)))
     return "".join(units[min(words.overhead_tokens, wanted - 1) :])
 
 

@@ -22,7 +22,8 @@ WORKLOAD = ["trace=poisson", "trace.requests=24", "trace.rate_per_s=40",
             "trace.prompt_tokens={law: lognormal, mean: 60, cv: 0.5, max: 200}",
             "trace.output_tokens={law: lognormal, mean: 6, cv: 0.5, max: 12}"]  # fmt: skip
 SESSIONS = ["trace=sessions", "trace.requests=12", "trace.think_s.mean=0.05", "trace.system.tokens.mean=60",
-            "trace.user_tokens.mean=20", "trace.output_tokens.mean=4", "trace.arrivals.rate_per_s=20"]  # fmt: skip
+            "trace.user_tokens.mean=20", "trace.output_tokens.mean=4", "trace.arrivals.rate_per_s=20",
+            "trace.branching=0"]  # fmt: skip
 
 
 def observe(standin: Standin, folder: Path, *arguments: str) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -102,6 +103,7 @@ def test_nothing_is_sent_after_the_limit(tmp_path: Path) -> None:
     (["url=http://localhost:9/v1"], "needs the folder of its log"),
     (["url=http://localhost:9/v1", "out=log", "observe.limit_s=-1"], "observe.limit_s must be a time above 0 s"),
     (["url=http://localhost:9/v1", "out=log", "observe.api=rpc"], "observe.api must be one of completions, chat"),
+    (["url=http://localhost:9/v1", "out=log", "observe.salt=-1"], "observe.salt must be a whole number"),
     (["url=http://localhost:9/v1", "out=log", "observe.rate=1"], "there is no key 'observe.rate'"),
     (["url=http://localhost:9/v1", "out=log", "trace=nothing"], "there is no trace called 'nothing'"),
     (["url=http://localhost:9/v1", "out=taken"], "cannot be written to 'taken'"),
@@ -134,6 +136,9 @@ def test_prompts_have_the_length_and_the_prefixes_that_the_trace_says() -> None:
     assert texts[0][:7] == texts[2][:7] and texts[0][:3] == texts[1][:3]
     assert texts[0][3:7] != texts[1][3:7] and texts[0][7:9] != texts[2][7:9]
     assert texts == [prompts.prompt(trace, row, words) for row in range(4)]
+    keys = [prompts.salted(trace, salt) for salt in (0, 1)]
+    other = [[prompts.prompt(trace, row, words, key) for row in range(4)] for key in keys]
+    assert other[0][0][:5] != other[1][0][:5] and other[0][0][:7] == other[0][2][:7]
 
 
 def test_a_vocabulary_is_found_for_a_tokenizer_that_joins_letters() -> None:
