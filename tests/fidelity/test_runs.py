@@ -1,0 +1,61 @@
+"""Recorded runs: found beside their profiles, replayed within what docs/fidelity.md says, and told on a page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from replay import cli
+from replay.fidelity import page
+from replay.fidelity.logs import Log
+from replay.fidelity.runs import own_blocks, runs, shape_of, validate
+from tests.recorded import recorded
+
+
+def test_models_of_runs_have_shapes() -> None:
+    names = ("Llama-3.1-8B", "Qwen3-30B-A3B-Instruct-2507", "Qwen3-32B")
+    assert [shape_of(name) for name in names] == ["llama3_8b", "qwen3_30b_a3b", "qwen3_32b"]
+
+
+def test_prompts_get_blocks_of_their_own() -> None:
+    rows = pl.DataFrame({"arrival_s": [0.0, 1.0, 2.0], "prompt_tokens": [40, 15, 33], "output_tokens": [2, 2, 2]})
+    log = own_blocks(Log(rows, "made up", "table"))
+    assert log.requests["prefix_blocks"].to_list() == [[0, 1], [], [2, 3]] and log.block_tokens == 16
+    assert own_blocks(log) is log
+    assert log.trace().column("prompt_tokens").tolist() == [40, 15, 33]
+
+
+def test_a_recorded_run_is_replayed_as_closely_as_told() -> None:
+    folder = recorded("measured/llmservingsim")
+    found = {run.name: run for run in runs(folder)}
+    assert len(found) >= 3
+    rows, points = validate(found["RTXPRO6000 Llama-3.1-8B"])
+    frame = pl.DataFrame(rows)
+    assert points.height == 300 and frame["part"].n_unique() == 3
+    plain = frame.filter(part="all, nothing fitted")
+    assert plain.filter(metric="tpot_s")["error"].abs().max() < 0.02
+    assert plain.filter(metric="e2e_s")["error"].abs().max() < 0.03
+    assert plain.filter(metric="ttft_s")["error"].abs().max() < 0.10
+    calibrated = frame.filter(part="last two thirds, calibrated")
+    before = frame.filter(part="last two thirds, nothing fitted")
+    assert calibrated["error"].abs().mean() < before["error"].abs().mean() and calibrated["error"].abs().max() < 0.05
+    made = page.page(frame, points)
+    assert made is None or "Recorded runs against their replays" in made
+
+
+@pytest.mark.parametrize("arguments", [["from=nowhere"], ["to=x"], ["from="], ["out=x"]])
+def test_what_cannot_be_validated_is_told(arguments: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["profile", "validate", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "ConfigError" in told and not list(tmp_path.iterdir())
+
+
+def test_steps_of_profile_are_told(capsys: Any) -> None:
+    assert cli.main(["profile", "--help"]) == 0 and "calibrate" in capsys.readouterr().out
+    assert cli.main(["profile"]) == 2
+    assert cli.main(["profile", "bild"]) == 1
+    assert "Did you mean 'build'?" in capsys.readouterr().err
+    assert json.dumps(sorted(run.name for run in runs(Path("nowhere")))) == "[]"
