@@ -66,6 +66,9 @@ def fit(residuals: Residuals, names: Sequence[str], profile: Profile) -> Fitted:
     the fit. Not determined is what has a standard error, by that or by the curvature of the loss, of more than 0.25
     of its own size or of an iteration.
 
+    Replayed times jump, so that there are many shallow minima: on exact logs of our own engine, scales come back within
+    a few percent.
+
     residuals : called with every parameter's value
     names     : parameters to fit, of PARAMETERS
     raises    : ConfigError for none, or an unknown one

@@ -91,7 +91,7 @@ def test_the_admission_of_a_request_is_fitted_beside_its_iterations(tmp_path: Pa
 
 def test_the_command_writes_a_profile_that_a_run_can_use(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    engine_log(tmp_path, prefill=1.5, decode=0.8)
+    engine_log(tmp_path, prefill=1.5, decode=0.8, kv=0.8)  # what is not fitted of its own goes with decode
     arguments = ["profile", "calibrate", "log=log.csv", "out=new/mine.json", "calibrate.share=0.5",
                  "calibrate.fit=prefill,decode", *BASE]
     assert cli.main(arguments) == 0
@@ -102,9 +102,9 @@ def test_the_command_writes_a_profile_that_a_run_can_use(tmp_path: Path, monkeyp
     profile, stated = load("new/mine.json"), json.loads((tmp_path / "new/mine.calibration.json").read_text())
     assert "calibrated on the first 45 of 90 requests of log.csv" in profile.provenance
     assert profile.prefill_token_ps == round(5e7 * stated["parameters"]["prefill"])
-    assert stated["errors"]["ttft_s_p50_after"] == pytest.approx(0.0, abs=0.03)
+    assert stated["parameters"] == pytest.approx({"prefill": 1.5, "decode": 0.8}, rel=0.05)
     rows = pl.read_csv("new/mine.calibration.csv")
-    assert rows.height == 12 and rows["after_error"].abs().max() < 0.03 < rows["before_error"].abs().max()
+    assert rows.height == 12 and rows["after_error"].abs().max() < 0.1 < rows["before_error"].abs().max()
     before = {path: path.read_bytes() for path in (tmp_path / "new").iterdir()}
     assert cli.main(arguments) == 0
     assert before == {path: path.read_bytes() for path in (tmp_path / "new").iterdir()}
