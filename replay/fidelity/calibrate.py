@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(own["out"])
     log = logs.read(own["log"], values["format"], values["columns"])
     check_writable(out.parent)
-    work = Calibration(log, values["share"], values["fit"], _with_defaults(others, log))
+    work = Calibration(log, values["share"], values["fit"], with_defaults(others, log))
     ready()
     work.run()
     _save(out, work)
@@ -119,7 +119,7 @@ def _own(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, [text for text in arguments if text.partition("=")[0] not in OWN]
 
 
-def _with_defaults(arguments: Sequence[str], log: logs.Log) -> list[str]:
+def with_defaults(arguments: Sequence[str], log: logs.Log) -> list[str]:
     """Put one instance, and the limits that the log states, before what the user says."""
     given = {text.lstrip("+").partition("=")[0] for text in arguments}
     usual = {"cluster": "mixed_1", "slo": "none", **log.settings}

@@ -87,10 +87,15 @@ def validate(run: Run) -> tuple[list[dict[str, Any]], pl.DataFrame]:
         rest = work.served.slice(work.first)
         rows += _rows(run, "last two thirds, nothing fitted", errors(rest, {"replayed": before}))
         rows += _rows(run, "last two thirds, calibrated", errors(rest, {"replayed": after}))
+    return rows, beside(work.served, whole, run.name)
+
+
+def beside(served: pl.DataFrame, replayed: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return a row a request: run, recorded_* and replayed_* of TTFT, TPOT and E2E."""
     columns = ["ttft_s", "tpot_s", "e2e_s"]
-    points = pl.concat([work.served.select(pl.col(columns).name.prefix("recorded_")),
-                        whole.select(pl.col(columns).name.prefix("replayed_"))], how="horizontal")  # fmt: skip
-    return rows, points.with_columns(run=pl.lit(run.name))
+    points = pl.concat([served.select(pl.col(columns).name.prefix("recorded_")),
+                        replayed.select(pl.col(columns).name.prefix("replayed_"))], how="horizontal")  # fmt: skip
+    return points.with_columns(run=pl.lit(name))
 
 
 def own_blocks(log: logs.Log, block_tokens: int = 16) -> logs.Log:

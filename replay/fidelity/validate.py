@@ -11,8 +11,12 @@ from rich.table import Table
 
 from replay.driving import ready
 from replay.errors import ConfigError
-from replay.fidelity import page
-from replay.fidelity.runs import RUNS, runs
+from replay.fidelity import logs, page
+from replay.fidelity.calibrate import with_defaults
+from replay.fidelity.calibration import Calibration
+from replay.fidelity.deviation import errors
+from replay.fidelity.fit import START
+from replay.fidelity.runs import FITTED, RUNS, SHARE, beside, own_blocks, runs
 from replay.fidelity.runs import validate as validate_run
 from replay.study.progress import steps
 from replay.table import show
@@ -21,7 +25,11 @@ from replay.write import check_writable, together
 USAGE = """usage: kvreplay profile validate from=FOLDER [out=FOLDER]
 
   from=FOLDER   recorded runs and per-layer profiles in LLMServingSim's layout (bench/examples, profiler/perf)
-  out=FOLDER    where validation.parquet, .csv and .html go; runs/validation by default"""
+  out=FOLDER    where validation.parquet, .csv and .html go; runs/validation by default
+
+   or: kvreplay profile validate log=FILE [out=FOLDER] [as kvreplay run]
+
+  log=FILE      log of a real engine, replayed on the cluster and hardware that the other keys say, nothing fitted"""
 STATISTICS = ("mean", "p50", "p90", "p99")
 METRICS = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
 
@@ -35,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or any(text in ("-h", "--help") for text in arguments):
         print(USAGE)
         return 0 if arguments else 2
+    if any(text.startswith("log=") for text in arguments):
+        return _log(arguments)
     given = {}
     for text in arguments:
         key, _, value = text.lstrip("-").partition("=")
@@ -59,6 +69,29 @@ def main(arguments: Sequence[str]) -> int:
             points.append(each)
             told()
     frame, requests = pl.DataFrame(rows), pl.concat(points)
+    _told(frame, requests, out)
+    return 0
+
+
+def _log(arguments: Sequence[str]) -> int:
+    """Replay one log as the other arguments say."""
+    own = {key: value for key, _, value in (text.partition("=") for text in arguments) if key in ("log", "out")}
+    out = Path(own.get("out", "runs/validation"))
+    log = own_blocks(logs.read(own["log"]))
+    check_writable(out)
+    work = Calibration(log, SHARE, FITTED, with_defaults([text for text in arguments if text.partition("=")[0]
+                                                          not in ("log", "out")], log))  # fmt: skip
+    ready()
+    whole = work.replayed(dict(START), len(work.trace))
+    rows = [{"run": log.name, "part": "all, nothing fitted", "metric": row["metric"], "statistic": row["statistic"],
+             "recorded": row["recorded"], "replayed": row["replayed"], "error": row["replayed_error"]}
+            for row in errors(work.served, {"replayed": whole})]  # fmt: skip
+    _told(pl.DataFrame(rows), beside(work.served, whole, log.name), out)
+    return 0
+
+
+def _told(frame: pl.DataFrame, requests: pl.DataFrame, out: Path) -> None:
+    """Write and show errors and what they come from."""
     made = page.page(frame, requests)
     with together(out) as place:
         for name, table in (("validation", frame), ("requests", requests)):
@@ -70,7 +103,6 @@ def main(arguments: Sequence[str]) -> int:
             place("validation.html").write_text(made, encoding="utf-8")
     told_page = [] if made else ["no page: pip install 'kvreplay[report]'"]
     show(errors_table(frame), "", *worst_lines(frame), *told_page, f"results in {out}")
-    return 0
 
 
 def summary(frame: pl.DataFrame) -> dict[str, float]:
