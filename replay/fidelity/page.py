@@ -21,7 +21,7 @@ def page(frame: pl.DataFrame, requests: pl.DataFrame) -> str | None:
         return None
     names = requests["run"].unique(maintain_order=True).to_list()
     metrics = ("ttft_s", "tpot_s", "e2e_s")
-    titles = [f"{name}: {metric.removesuffix('_s').upper()} (s)" for name in names for metric in metrics]
+    titles = [f"{short(name)}: {metric.removesuffix('_s').upper()} (s)" for name in names for metric in metrics]
     figure = subplots.make_subplots(rows=len(names) + 1, cols=len(metrics), vertical_spacing=0.3 / (len(names) + 1),
                                     subplot_titles=[*titles, *(f"error of {m.removesuffix('_s').upper()} (%)"
                                                                for m in metrics)])  # fmt: skip
@@ -34,13 +34,21 @@ def page(frame: pl.DataFrame, requests: pl.DataFrame) -> str | None:
     for column, metric in enumerate(metrics, 1):
         for part in parts:
             own = frame.filter(part=part, metric=metric)
-            figure.add_bar(x=[own["run"].to_list(), own["statistic"].to_list()], y=(100 * own["error"]).to_list(),
-                           name=part, legendgroup=part, showlegend=column == 1, marker_color=colours.get(part),
+            places = [str(names.index(run) + 1) for run in own["run"]]
+            figure.add_bar(x=[places, own["statistic"].to_list()], y=(100 * own["error"]).to_list(), name=part,
+                           legendgroup=part, showlegend=column == 1, marker_color=colours.get(part),
                            row=len(names) + 1, col=column)  # fmt: skip
     figure.update_layout(title="Recorded runs against their replays", template="plotly_white", barmode="group",
                          height=HEIGHT * (len(names) + 1), width=WIDTH * len(metrics),
-                         legend={"orientation": "h", "y": -0.08})  # fmt: skip
+                         legend={"orientation": "h", "y": -0.1})  # fmt: skip
+    figure.update_annotations(font_size=12)
+    figure.update_xaxes(title_text="runs, from the top", row=len(names) + 1)
     return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="validation"))
+
+
+def short(name: str) -> str:
+    """Shorten the name of a run for the title of a panel."""
+    return name.replace("-Instruct", "").replace("-2507", "")
 
 
 def _scatter(figure: Any, own: pl.DataFrame, metric: str, place: tuple[int, int]) -> None:
