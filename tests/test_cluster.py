@@ -9,6 +9,8 @@ from replay.cluster import UNLIMITED_BLOCKS, build_cluster, cluster
 from replay.errors import ConfigError
 from replay.hardware.conf import conf_folder, load, names
 
+LISTED = ("pd_8p11d_deepseek", "pd_hetero")  # every instance by name
+
 
 def roles(built):
     return [built_instance.role for built_instance in built.instances]
@@ -17,7 +19,7 @@ def roles(built):
 @pytest.mark.parametrize(
     ("name", "prefill", "mixed", "decode"),
     [("mixed_1", 0, 1, 0), ("mixed_4", 0, 4, 0), ("mixed_16", 0, 16, 0), ("pd_1p1d", 1, 0, 1), ("pd_4p4d", 4, 0, 4),
-     ("pd_8p8d", 8, 0, 8), ("pd_hetero", 2, 0, 2)],
+     ("pd_8p8d", 8, 0, 8), ("pd_hetero", 2, 0, 2), ("pd_8p11d_deepseek", 8, 0, 11)],
 )  # fmt: skip
 def test_presets(name, prefill, mixed, decode):
     built = cluster(name, model="llama3_70b")
@@ -26,10 +28,10 @@ def test_presets(name, prefill, mixed, decode):
 
 
 def test_every_preset_is_tested():
-    assert names("cluster") == sorted(["mixed_1", "mixed_4", "mixed_16", "pd_1p1d", "pd_4p4d", "pd_8p8d", "pd_hetero"])
+    assert names("cluster") == sorted(["mixed_1", "mixed_4", "mixed_16", "pd_1p1d", "pd_4p4d", "pd_8p8d", *LISTED])
 
 
-@pytest.mark.parametrize("name", [name for name in names("cluster") if name != "pd_hetero"])
+@pytest.mark.parametrize("name", [name for name in names("cluster") if name not in LISTED])
 @settings(max_examples=10)
 @given(prefill=st.integers(1, 20), decode=st.integers(1, 20))
 def test_a_split_replaces_the_preset(name, prefill, decode):

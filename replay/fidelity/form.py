@@ -38,6 +38,8 @@ class Fit:
     decode_request_ps: int
     prefill_token_sq_fs: int
     errors: dict[str, tuple[float, float, float]]
+    mixed_kv_table: None = None  # these two of a profile stay as without them
+    mixed_request_ps: int = 0
 
 
 def fit(seconds: Seconds, grid: Iterations) -> Fit:
