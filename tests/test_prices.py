@@ -66,9 +66,9 @@ def test_a_session_refuses_to_charge_for_unknown_power():
         Session(small_trace([(0, 4, 2)]), cluster, prices={"electricity_usd_per_kwh": 0.1})
 
 
-@pytest.mark.parametrize("name", names("hardware"))
+@pytest.mark.parametrize("name", [name for name in names("hardware") if name != "measured"])  # it needs a file
 def test_the_power_of_the_shipped_hardware(name):
     """A GPU at rest takes less than at work; what is unknown is null, and then no energy is computed."""
     profile = build({"hardware": load("hardware", name), "model": load("model", "llama3_8b")})
     assert (profile.idle_w, profile.busy_w) == (load("hardware", name)["idle_w"], load("hardware", name)["busy_w"])
-    assert name in ("linear", "gb200") or 0 < profile.idle_w < profile.busy_w <= 1000
+    assert name in ("linear", "gb200", "deepseek_decode", "deepseek_prefill") or 0 < profile.idle_w < profile.busy_w <= 1000
