@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,6 @@ from replay.write import together
 
 FOLDER = "jobs"
 PACKAGES = ("traces", "predictors", "replay", "policies")
-FILES = ("trace.path", "predictor.model")  # keys that name a file whose content decides the result
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ def of_sweep(folder: Path, started: str) -> list[Record]:
     return sorted((one for one in found if one is not None and one.started == started), key=lambda one: one.number)
 
 
+def forget(folder: Path, number: int) -> None:
+    """Take the record of a job away: its run directory is about to hold another run."""
+    (folder / FOLDER / f"{number}.json").unlink(missing_ok=True)
+
+
 def finished(folder: Path, number: int, identity: str) -> bool:
     """Whether a job made from the same is done, its run directory whole."""
     record = load(folder / FOLDER / f"{number}.json")
@@ -55,26 +59,36 @@ def finished(folder: Path, number: int, identity: str) -> bool:
     return all((folder / str(number) / name).exists() for name in ("summary.json", "requests.parquet", "digest.txt"))
 
 
-def identity(config: Mapping[str, Any]) -> str:
+def identity(config: Mapping[str, Any], files: bool = True) -> str:
     """Return a digest of what a run's result follows from.
 
     config  : resolved configuration; where its results go does not count
-    returns : sha256 in hex over the configuration, the size and time of the files that it names, the plug-ins' text
-              and the source of kvreplay itself
+    files   : look at the files that it names; machines that share results have copies of different age
+    returns : sha256 in hex over the configuration, the size and time of its files, the plug-ins' text and the source of
+              kvreplay itself
     """
     whole = hashlib.sha256(_sources().encode())
     rest = {key: value for key, value in config.items() if key != "out_dir"}
     whole.update(json.dumps(rest, sort_keys=True, default=str).encode())
-    for key in FILES:
-        node, _, name = key.partition(".")
-        section = config.get(node)
-        named = section.get(name) if isinstance(section, Mapping) else None
-        if isinstance(named, str) and Path(named).exists():
-            status = Path(named).stat()
-            whole.update(f"{key} {status.st_size} {status.st_mtime_ns}".encode())
+    for path in _files(rest) if files else ():
+        status = path.stat()
+        whole.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     for path in config.get("plugins") or []:
         whole.update(Path(path).read_bytes() if Path(path).is_file() else b"")
     return whole.hexdigest()
+
+
+def _files(node: Any, key: str = "") -> Iterator[Path]:
+    """Yield the files, and those of the folders, that a configuration names: by keys that end in path, or model."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _files(value, str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _files(value, key)
+    elif isinstance(node, str) and (key.endswith("path") or key == "model"):
+        path = Path(node)
+        yield from (one for one in (path, *sorted(path.rglob("*"))) if one.is_file())
 
 
 @cache

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from replay.compositions import Job, job_of, resolved
 from replay.configuration import Settings, offer_policies, sentence, settings
-from replay.driving import announce, drive, ready
+from replay.driving import announce, drive
 from replay.errors import ConfigError, KvreplayError
 from replay.hardware.conf import conf_folder
 from replay.table import by_tier, fabric, hierarchy, money, predicted, show, totals
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from replay.session import Session
     from traces.schema import Trace
     from traces.trie import Trie
-
-__all__ = ["FAILED", "INTERRUPTED", "MULTIRUN", "OK", "Runner", "main", "ready", "resolved"]
 
 MULTIRUN = ("-m", "--multirun")
 STARTED = "KVREPLAY_STARTED"  # when the command began, as its jobs on other machines are told

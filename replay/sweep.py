@@ -20,7 +20,7 @@ from replay.compositions import Job
 from replay.configuration import sentence, settings
 from replay.driving import EVENTS_A_SLICE, first_interrupt
 from replay.errors import KvreplayError, SweepError, WriteError
-from replay.jobs import Record, finished, identity, of_sweep
+from replay.jobs import Record, finished, forget, identity, of_sweep
 from replay.run import FAILED, INTERRUPTED, OK, STARTED, Runner
 from replay.study.pool import cores
 from replay.table import show, totals
@@ -48,14 +48,18 @@ class Sweep(Runner):
         """Replay jobs on threads; an error becomes a record, Ctrl-C lets go of what is not done."""
         self.started = os.environ[STARTED]  # of this job's sweep: a process may serve several
         with first_interrupt() as interrupted, ThreadPoolExecutor(workers or cores()) as pool:
-            waiting: set[Future[None]] = {pool.submit(self._job, job, len(jobs) > 1) for job in jobs}
-            while waiting:
-                done, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
-                if interrupted.is_set():
-                    self._stop.set()
-                    self.interrupted = True
-                for future in done:
-                    future.result()
+            waiting: set[Future[None]] = {pool.submit(self._job, job) for job in jobs}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
+                    if interrupted.is_set():
+                        self._stop.set()
+                        self.interrupted = True
+                    for future in done:
+                        future.result()
+            except BaseException:  # what cannot even be noted, such as a full disk: the other jobs would fare alike
+                self._stop.set()
+                raise
 
     def finish(self) -> int:
         """Close the sweep with its table, from the records on disk; return the exit code."""
@@ -78,7 +82,7 @@ class Sweep(Runner):
         comparison.close()
         return INTERRUPTED if self.interrupted else FAILED if comparison.failed else OK
 
-    def _job(self, job: Job, told: bool) -> None:
+    def _job(self, job: Job) -> None:
         if self._stop.is_set():
             return
         try:
@@ -103,6 +107,7 @@ class Sweep(Runner):
             show(f"run {job.number}: kept", stderr=True)
             return
         check_writable(folder)
+        forget(sweep, job.number)
         driving.ready()
         session = self.session(config, checked)
         while not session.advance(EVENTS_A_SLICE):

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from omegaconf import DictConfig
 
 from replay import cli
-from replay.compositions import Compositions
-from replay.jobs import identity
+from replay.compositions import Compositions, Job
+from replay.errors import WriteError
+from replay.jobs import Record, identity
 from replay.study.composed import compose_all
+from replay.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = [sys.executable, "-c", "import sys; from replay.cli import main; sys.exit(main())"]
@@ -72,7 +75,55 @@ def test_an_identity_follows_what_a_result_follows_from(tmp_path: Path) -> None:
     plugin.write_text("x = 2")
     second = identity(config)
     trace.write_text("12")
-    assert len({first, second, identity(config)}) == 3
+    third = identity(config)
+    profile, folder = tmp_path / "p.json", tmp_path / "many"
+    folder.mkdir()
+    for path in (profile, folder / "one.csv"):
+        path.write_text("1")
+    listed = {"instances": [{"hardware": {"path": str(profile)}}]}
+    nested = {**config, "cluster": listed, "trace": {"path": str(folder)}}
+    seen = {first, second, third, identity(nested)}
+    (folder / "one.csv").write_text("12")
+    seen.add(identity(nested))
+    profile.write_text("12")
+    assert len(seen | {identity(nested)}) == 6
+    before = identity(nested, files=False)
+    profile.write_text("123")
+    assert identity(nested, files=False) == before
+
+
+def test_a_folder_that_holds_another_run_is_not_taken_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "-m", "seed=1,2", "trace.requests=50", "cluster.mixed=1", f"out_dir={tmp_path}"]
+    assert cli.main(command) == 0
+    own = digests(tmp_path)
+    save = Record.save
+    monkeypatch.setattr(Record, "save", lambda *_: None)  # another sweep, killed before it notes what it did
+    assert cli.main([*command, "cluster.max_batch=2"]) == 0
+    monkeypatch.setattr(Record, "save", save)
+    assert [(tmp_path / str(number) / "digest.txt").read_text() for number in (0, 1)] != own
+    capsys.readouterr()
+    assert cli.main(command) == 0 and "kept" not in capsys.readouterr().err
+    assert digests(tmp_path) == own
+
+
+def test_what_cannot_be_noted_ends_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    begun = []
+
+    def full(self: Sweep, job: Job, config: dict[str, Any]) -> None:
+        begun.append(job.number)
+        time.sleep(0.02)
+        raise WriteError("the disk is full.")
+
+    def unwritten(self: Record, folder: Path) -> None:
+        raise WriteError("the disk is full.")
+
+    monkeypatch.setattr(Sweep, "_replay", full)
+    monkeypatch.setattr(Record, "save", unwritten)
+    seeds = ",".join(map(str, range(40)))
+    assert cli.main(["run", "-m", f"seed={seeds}", f"out_dir={tmp_path}", "hydra.launcher.workers=1"]) == 1
+    assert "the disk is full" in capsys.readouterr().err and len(begun) < 40
 
 
 def test_a_sweep_is_composed_as_hydra_composes_each_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from predictors import predict
 from replay.configuration import Settings
+from replay.driving import ready
 from replay.errors import ConfigError
 from replay.metrics import HIGHER, better
 from replay.run import main as run
-from replay.run import ready
 from replay.study import pictures
 from replay.study.progress import steps
 from replay.study.verb import Study, split

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from predictors import predict
 from replay.configuration import Settings
+from replay.driving import ready
 from replay.errors import ConfigError
 from replay.hardware.conf import node as hardware_node
 from replay.hardware.profile import table as cost_table
 from replay.metrics import SLO_ATTAINMENT
 from replay.run import main as run
-from replay.run import ready
 from replay.slo import TARGETS, Slo, build_slo
 from replay.study.capacity import capacity
 from replay.study.verb import Study, split

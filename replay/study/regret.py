@@ -15,10 +15,10 @@ from rich import box
 from rich.table import Table
 
 from replay.configuration import Settings
+from replay.driving import ready
 from replay.engine import schema
 from replay.errors import ConfigError
 from replay.run import main as run
-from replay.run import ready
 from replay.study.verb import Study, split
 from replay.table import number, show
 from replay.write import together

@@ -9,7 +9,7 @@ import polars as pl
 from predictors.evaluation import Span
 from predictors.predictions import Predictions, of_quantiles, of_tokens
 from replay.configuration import Settings
-from replay.run import ready
+from replay.driving import ready
 from traces.schema import Trace
 from traces.window import slice_rows
 

@@ -29,7 +29,7 @@ from replay.errors import KvreplayError
 from replay.study import storage
 from replay.study.pool import in_order
 from replay.study.space import Dimension, Value, get, of_policies, put
-from replay.study.trials import Goals, Judge, Pruned
+from replay.study.trials import Goals, Judge, Pruned, Stopped
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
@@ -106,7 +106,11 @@ class Search:
             batch = [one for one in drawn if self._needed(one.trial)]
             # Told when all are judged: pruners look at what was told, threads end in any order. Kept together first,
             # so that a sitting that ends between two of them leaves no half of a batch for others to learn from.
-            results = list(in_order(self.judged, batch, workers))
+            results = [judged for judged in in_order(self.judged, batch, workers) if judged is not None]
+            if len(results) < len(batch):  # cut short: the whole batch is drawn again another time
+                for one in batch:
+                    storage.give_up(self.study, one.trial.number, one.trial._trial_id)
+                return
             kept = [[one.trial.number, judged.told()] for one, judged in zip(batch, results, strict=True)]
             self.study.set_user_attr(f"{BATCH} {self.plan['worker']}", kept)
             for one, judged in zip(batch, results, strict=True):
@@ -137,12 +141,11 @@ class Search:
         rank = sum(one.state != TrialState.FAIL or storage.REASON in one.user_attrs for one in before)
         if rank < self.plan["trials"]:
             return True
-        trial.set_user_attr(storage.STALE, True)
-        self.study.tell(trial, state=TrialState.FAIL)
+        storage.give_up(self.study, trial.number, trial._trial_id)
         return False
 
-    def judged(self, one: Drawn) -> Judged:
-        """Judge a setting; called from threads."""
+    def judged(self, one: Drawn) -> Judged | None:
+        """Judge a setting; None where `stop` was set meanwhile. Called from threads."""
         started_s = time.perf_counter()
         if one.config is None:
             return Judged(TrialState.FAIL, None, {}, 0.0, one.error)
@@ -150,10 +153,12 @@ class Search:
         if len(self.goals.objectives) == 1 and self.plan["pruner"] != "none":
             def report(value: float, step: int) -> bool:
                 one.trial.report(value, step)
-                return one.trial.should_prune() or self.stop.is_set()
+                return one.trial.should_prune()
         try:
-            summary = self.judge.tuned(one.config, self.goals, report)
+            summary = self.judge.tuned(one.config, self.goals, report, self.stop.is_set)
             values, violations = self.goals.values(summary), self.goals.violations(summary)
+        except Stopped:
+            return None
         except Pruned:
             return Judged(TrialState.PRUNED, None, {}, time.perf_counter() - started_s)
         except KvreplayError as error:

@@ -75,10 +75,15 @@ def let_go(study: optuna.Study) -> int:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, _, process = str(trial.user_attrs.get(WORKER, "")).rpartition(":")
         if host == socket.gethostname() and process.isdigit() and not _alive(int(process)):
-            study._storage.set_trial_user_attr(trial._trial_id, STALE, True)
-            study.tell(trial.number, state=TrialState.FAIL)
+            give_up(study, trial.number, trial._trial_id)
             count += 1
     return count
+
+
+def give_up(study: optuna.Study, number: int, identifier: int) -> None:
+    """Fail a trial that was not judged: it does not count, and another one takes its place."""
+    study._storage.set_trial_user_attr(identifier, STALE, True)
+    study.tell(number, state=TrialState.FAIL)
 
 
 def _alive(process: int) -> bool:

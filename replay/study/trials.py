@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from replay import metrics
 from replay.configuration import settings
+from replay.driving import EVENTS_A_SLICE
 from replay.engine import schema
 from replay.errors import ConfigError
 from replay.hardware.fields import number
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
 BOUNDS = ("at_least", "at_most")
 Report = Callable[[float, int], bool]  # objective so far, step -> whether to give up
+
+
+class Stopped(Exception):
+    """A trial was cut short from outside."""
 
 
 class Pruned(Exception):
@@ -102,17 +107,18 @@ class Judge:
         self._runner, self._train, self._windows, self._reports = runner, train, tuple(windows), reports
         self._parts: Once[str, tuple[list[Trace], Trace]] = Once(self._cut, most=4)
 
-    def tuned(self, config: Mapping[str, Any], goals: Goals, report: Report | None = None) -> Mapping[str, Any]:
+    def tuned(self, config: Mapping[str, Any], goals: Goals, report: Report | None = None,
+              stopped: Callable[[], bool] = lambda: False) -> Mapping[str, Any]:  # fmt: skip
         """Return the summary of a setting on the training window.
 
         report : told the first objective of each shorter window and part, which count as steps 0, 1, ...
-        raises : Pruned where it says so
+        raises : Pruned where it says so; Stopped soon after `stopped` says so
         """
         *shorter, whole = self._of(config)[0]
         step = 0
         if report is not None:
             for window in shorter:
-                _tell(report, goals, self._replayed(config, window), step)
+                _tell(report, goals, self._replayed(config, window, stopped), step)
                 step += 1
         session = self._open(config, whole)
         for part in range(1, self._reports + 1) if report is not None else ():
@@ -120,7 +126,7 @@ class Judge:
             assert report is not None
             _tell(report, goals, session.result().summary, step)
             step += 1
-        _to_end(session)
+        _to_end(session, stopped)
         return session.result().summary
 
     def held_out(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -147,9 +153,10 @@ class Judge:
     def _open(self, config: Mapping[str, Any], window: "Trace") -> "Session":
         return self._runner.session(config, settings(config), window)
 
-    def _replayed(self, config: Mapping[str, Any], window: "Trace") -> Mapping[str, Any]:
+    def _replayed(self, config: Mapping[str, Any], window: "Trace",
+                  stopped: Callable[[], bool] = lambda: False) -> Mapping[str, Any]:  # fmt: skip
         session = self._open(config, window)
-        _to_end(session)
+        _to_end(session, stopped)
         return session.result().summary
 
 
@@ -167,6 +174,7 @@ def _until(session: "Session", arrivals: int) -> None:
     session.state.cluster["stop_at"] = schema.NONE
 
 
-def _to_end(session: "Session") -> None:
-    while not session.advance(1_000_000):
-        pass
+def _to_end(session: "Session", stopped: Callable[[], bool]) -> None:
+    while not session.advance(EVENTS_A_SLICE):
+        if stopped():
+            raise Stopped

@@ -17,7 +17,8 @@ from replay.configuration import Settings, settings
 from replay.driving import first_interrupt, ready
 from replay.errors import ConfigError
 from replay.hardware.fields import choice, count, keys, number
-from replay.run import INTERRUPTED, MULTIRUN
+from replay.jobs import identity as identity_of_run
+from replay.run import INTERRUPTED, MULTIRUN, Runner
 from replay.run import main as run
 from replay.study import storage
 from replay.study.composed import compose_all
@@ -27,7 +28,7 @@ from replay.study.search import NEEDS, PRUNERS, SAMPLERS, Search, defaults, tell
 from replay.study.space import Dimension, Value, of_keys, of_policies
 from replay.study.trials import Goals, Judge, goals
 from replay.study.tuned import finish
-from replay.study.verb import Study, split
+from replay.study.verb import split
 from replay.write import check_writable
 
 KEYS = (
@@ -58,7 +59,7 @@ def _nothing(key: str, text: str) -> None:
     """Read nothing: the keys of the verb are those of conf/study."""
 
 
-class Tune(Study):
+class Tune(Runner):
     """Tunes one composed configuration; in a multirun it is the worker of one job, beside those of the others."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
@@ -86,12 +87,6 @@ class Tune(Study):
                 raise ConfigError("several workers of a study are processes at one server: -m needs "
                                   "hydra/launcher=joblib or ray, and study.storage=postgresql+psycopg://...")
             self.single({**job.config, "out_dir": str(Path(str(job.config["out_dir"])) / str(job.number))})
-
-    def study(self, config: dict[str, Any], checked: Settings, folder: Path) -> None:
-        """Tune with the study as it is shipped."""
-        from replay.hardware.conf import load
-
-        self.tune(config, checked, planned(load("study", "tune")), folder)
 
     def tune(self, config: dict[str, Any], checked: Settings, plan: dict[str, Any], folder: Path) -> None:
         """Search, and show and keep what was found."""
@@ -130,8 +125,8 @@ class Tune(Study):
         )  # fmt: skip
         own = identity(config, plan)
         if study.user_attrs.setdefault(IDENTITY, own) != own:
-            raise ConfigError(f"the study '{plan['name']}' was begun for another configuration, space or objective. "
-                              f"Choose another study.name or out_dir, or give the former ones.")  # fmt: skip
+            raise ConfigError(f"the study '{plan['name']}' was begun for another configuration, space or objective, or "
+                              f"by another kvreplay. Choose another study.name or out_dir.")  # fmt: skip
         study.set_user_attr(IDENTITY, own)
         tell_rest(study, plan["worker"])
         storage.let_go(study)
@@ -147,8 +142,8 @@ class Tune(Study):
 def identity(config: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """Return a digest of what the trials of a study have in common, so that others do not join it."""
     same = {key: value for key, value in plan.items() if key not in FREE}
-    rest = {key: value for key, value in config.items() if key != "out_dir"}
-    return hashlib.sha256(json.dumps([same, rest], sort_keys=True, default=str).encode()).hexdigest()
+    runs = identity_of_run(config, files=not storage.shared(plan["storage"]))
+    return hashlib.sha256((json.dumps(same, sort_keys=True, default=str) + runs).encode()).hexdigest()
 
 
 def planned(node: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from replay import cli
-from replay.run import ready
+from replay.driving import ready
 from replay.session import replay
 from replay.study.composed import compose_all
 from replay.study.pool import cores, in_order
@@ -30,7 +30,7 @@ SWEEP = """
 import contextlib, io, os, sys, tempfile, time
 requests, workers = sys.argv[1], int(sys.argv[2])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])  # before anything starts threads of its own
-from replay import run
+from replay import driving, run
 from replay.compositions import Job
 from replay.study.composed import compose_all
 from replay.sweep import Sweep
@@ -39,7 +39,7 @@ policies = "least_loaded,least_in_flight,power_of_two,random,round_robin,least_t
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
     found, _ = compose_all([f"trace.requests={requests}", "trace=poisson", "cluster=mixed_16", "hardware=linear",
                             "cluster.prefix_cache=false", f"policy/route={policies}", f"out_dir={folder}"])
-    run.ready()
+    driving.ready()
     jobs = [Job(number, one.overrides, one.config) for number, one in enumerate(found)]
     started_s = time.perf_counter()
     Sweep().many(jobs, workers)

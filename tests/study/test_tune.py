@@ -32,7 +32,7 @@ def tuned(folder: Path, *arguments: str) -> pl.DataFrame:
 def landscape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a hill in the place of replays: attainment is best, .9, at max_batch 100 and a token budget of 3,000."""
 
-    def tuned(self: Any, config: Any, goals: Any, report: Any = None) -> dict[str, Any]:
+    def tuned(self: Any, config: Any, goals: Any, report: Any = None, stopped: Any = None) -> dict[str, Any]:
         batch, budget = config["cluster"]["max_batch"], config["cluster"]["token_budget"]
         height = 0.9 - ((batch - 100) / 400) ** 2 - ((budget - 3000) / 8000) ** 2
         if report is not None and report(height, 0):
@@ -105,6 +105,30 @@ def test_a_study_goes_on_as_if_it_had_not_been_cut_short(tmp_path: Path, capsys:
     assert more.height == 42 and parameters(more)[:40] == parameters(whole)
     assert cli.main(["tune", *SMALL, *keys, "study.trials=44", "seed=6", f"out_dir={tmp_path / 'whole'}"]) == 1
     assert "was begun for another configuration" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_no_trial_behind_that_was_not_judged(
+    landscape: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    keys = [SPACE, "study.tunables=[]", "study.trials=20", "seed=4", "study.workers=2"]
+    whole = tuned(tmp_path / "whole", *keys)
+    judge, calls = trials.Judge.tuned, []
+
+    def interrupted(self: Any, config: Any, goals: Any, report: Any = None, stopped: Any = lambda: False) -> Any:
+        calls.append(1)
+        if len(calls) == 8:  # the second of the fourth batch
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        if stopped():
+            raise trials.Stopped
+        return judge(self, config, goals, report)
+
+    monkeypatch.setattr(trials.Judge, "tuned", interrupted)
+    assert cli.main(["tune", *SMALL, *keys, f"out_dir={tmp_path / 'cut'}"]) == 130
+    cut = pl.read_parquet(tmp_path / "cut" / "trials.parquet")
+    assert cut.height == 8 and cut.filter(pl.col("state") == "fail")["number"].to_list() == [6, 7]
+    monkeypatch.setattr(trials.Judge, "tuned", judge)
+    assert parameters(tuned(tmp_path / "cut", *keys)) == parameters(whole)
 
 
 def _done(folder: Path) -> int:
