@@ -85,7 +85,7 @@ def by_tier(summary: Mapping[str, Value]) -> Table:
 
     summary : as `replay.metrics.summary` returns
     """
-    table = _table()
+    table = plain_table(gap=1)
     table.add_column("tier", no_wrap=True)
     table.add_column("requests", justify="right", no_wrap=True)
     columns = COLUMNS + (SOLD if "revenue_usd" in summary else ())
@@ -187,7 +187,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     rows    : one a run: "run", the columns that `varying` names, and the keys of a summary, None for a failed run
     varying : override that differs between the runs -> its column in the rows
     """
-    table = _table()
+    table = plain_table(gap=1)
     table.add_column("run", justify="right", no_wrap=True)
     for name in varying:
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
@@ -220,8 +220,16 @@ def show(*parts: RenderableType, stderr: bool = False) -> None:
         console.print(part, soft_wrap=not isinstance(part, Table), markup=False)
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+def plain_table(*headings: str, left: int = 1, gap: int = 2) -> Table:
+    """Make an empty table of the look of all: a line below the headings, no cell broken.
+
+    left : columns, the first ones, whose cells stand on the left; numbers stand on the right
+    gap  : blanks between columns
+    """
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if place < left else "right", no_wrap=True)
+    return made
 
 
 def _best(values: Sequence[Any], way: int) -> Any:

@@ -1,16 +1,16 @@
 """What a profile is asked of: the keys of `kvreplay profile build`, read and checked."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from replay.errors import ConfigError
+from replay.fidelity.arguments import FOLDER, given
 from replay.hardware import conf
 from replay.hardware.fields import count, number
 from replay.hardware.model import BYTES
 
-FOLDER, OUT = "from", "out"
+OUT = "out"
 WORDS = ("gpu", "model", "backend", "version", "dtype", "kv_dtype", "gemm", "moe")
 COUNTS = ("tp", "ep", "moe_ep")
 NUMBERS = ("host_s", "host_request_s", "price_per_gpu_hour", "memory_share")
@@ -62,25 +62,11 @@ def read(arguments: Sequence[str]) -> tuple[str, str | None, Asked]:
     returns   : the folder, the file to write or None, and what is asked of it
     raises    : ConfigError for an unknown or missing key, or a bad value
     """
-    known = (FOLDER, OUT, *(one.name for one in fields(Asked)))
-    given: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        text = rest.pop(0)
-        if text == f"--{FOLDER}" and rest:
-            text = f"{FOLDER}={rest.pop(0)}"
-        key, equals, value = text.removeprefix("--").partition("=")
-        if not equals or not value:
-            raise ConfigError(f"profile build takes key=value, but got '{text}'. Write for instance {FOLDER}=FOLDER.")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"The keys are {', '.join(known)}."
-            raise ConfigError(f"profile build has no key '{key}'. {hint}")
-        given[key] = value
-    if FOLDER not in given:
+    own = given("build", arguments, (FOLDER, OUT, *(one.name for one in fields(Asked))))
+    if FOLDER not in own:
         raise ConfigError("profile build needs the folder of the measurements. Write from=FOLDER.")
-    values = {key: _value(key, text) for key, text in given.items() if key not in (FOLDER, OUT)}
-    return given[FOLDER], given.get(OUT), Asked(**values)
+    values = {key: _value(key, text) for key, text in own.items() if key not in (FOLDER, OUT)}
+    return own[FOLDER], own.get(OUT), Asked(**values)
 
 
 def _value(key: str, text: str) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 import yaml
-from rich import box
 from rich.table import Table
 
 from replay.driving import ready
@@ -18,7 +17,7 @@ from replay.fidelity.deviation import errors_table
 from replay.fidelity.fit import PARAMETERS, SCALES, Fitted
 from replay.hardware.file import save as save_profile
 from replay.study.verb import split
-from replay.table import number, show
+from replay.table import number, plain_table, show
 from replay.write import check_writable, together
 
 OWN = ("log", "out")
@@ -74,9 +73,8 @@ def told(work: Calibration) -> list[Any]:
 
 def parameters_table(fitted: Fitted, names: Sequence[str]) -> Table:
     """Make the table of parameters: value, 95 % interval, and what was not determined."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for place, heading in enumerate(("parameter", "value", "95 % interval", "")):
-        made.add_column(heading, justify="right" if place in (1, 2) else "left", no_wrap=True)
+    made = plain_table("parameter", "value", "95 % interval")
+    made.add_column("", no_wrap=True)
     for name in names:
         factor, unit = (1.0, "x") if name in SCALES else (1e3, "ms")
         ends = [_signed(end, factor) for end in fitted.intervals.get(name, ())]

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rich import box
 from rich.table import Table
 
 from replay.metrics import QUANTILES, quantile_of
-from replay.table import number
+from replay.table import number, plain_table
 
 COMPARED = {"ttft_s": ("TTFT", "s", 1.0), "tpot_s": ("TPOT", "ms", 1e3), "e2e_s": ("E2E", "s", 1.0)}
 STATISTICS = ("mean", *QUANTILES)
@@ -56,9 +55,7 @@ def worst(rows: list[dict[str, Any]], label: str) -> float:
 
 def errors_table(rows: list[dict[str, Any]], labels: list[str]) -> Table:
     """Make the table of errors: a row a metric and statistic."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for place, heading in enumerate(["", "", "recorded", *(part for label in labels for part in (label, "error %"))]):
-        made.add_column(heading, justify="right" if place > 1 else "left", no_wrap=True)
+    made = plain_table("", "", "recorded", *(part for label in labels for part in (label, "error %")), left=2)
     before = None
     for row in rows:
         name, unit, factor = COMPARED[row["metric"]]

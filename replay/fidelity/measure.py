@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from replay.errors import ConfigError
+from replay.fidelity.arguments import given
 from replay.fidelity.kernel_grid import (
     COLLECTIVE_NUMBERS,
     COLLECTIVES,
@@ -81,24 +82,18 @@ def read(arguments: Sequence[str]) -> Plan:
 
     raises : ConfigError
     """
-    given = dict(DEFAULTS)
-    for text in arguments:
-        key, equals, value = text.removeprefix("--").partition("=")
-        if key not in DEFAULTS or not equals or not value:
-            raise ConfigError(f"kvreplay profile measure takes {', '.join(f'{key}=...' for key in DEFAULTS)}, but got "
-                              f"'{text}'. See --help.")
-        given[key] = value
-    if given["dtype"] != "bf16":
-        raise ConfigError(f"dtype must be bf16, the only one that is timed, but is '{given['dtype']}'. Leave it out.")
-    model = model_of(load("model", given["model"]))
-    splits = tuple(count(_number(text, "tp"), "tp") for text in given["tp"].strip("[]").split(","))
+    own = {**DEFAULTS, **given("measure", arguments, tuple(DEFAULTS))}
+    if own["dtype"] != "bf16":
+        raise ConfigError(f"dtype must be bf16, the only one that is timed, but is '{own['dtype']}'. Leave it out.")
+    model = model_of(load("model", own["model"]))
+    splits = tuple(count(_number(text, "tp"), "tp") for text in own["tp"].strip("[]").split(","))
     check(model, splits)
     return Plan(
         model=model,
         splits=splits,
-        out=Path(given["out"]),
-        gpu=given["gpu"],
-        nic_bytes_per_s=number(_number(given["nic_bytes_per_s"], "nic_bytes_per_s"), "nic_bytes_per_s", above=0.0),
+        out=Path(own["out"]),
+        gpu=own["gpu"],
+        nic_bytes_per_s=number(_number(own["nic_bytes_per_s"], "nic_bytes_per_s"), "nic_bytes_per_s", above=0.0),
     )
 
 

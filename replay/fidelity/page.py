@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from replay.study.pictures import plotly_subplots
+
 HEIGHT, WIDTH = 360, 400
 
 
@@ -15,9 +17,8 @@ def page(frame: pl.DataFrame, requests: pl.DataFrame) -> str | None:
     requests : run, recorded_* and replayed_* of TTFT, TPOT and E2E
     returns  : None without Plotly
     """
-    try:
-        from plotly import subplots
-    except ImportError:
+    subplots = plotly_subplots()
+    if subplots is None:
         return None
     names = requests["run"].unique(maintain_order=True).to_list()
     metrics = ("ttft_s", "tpot_s", "e2e_s")

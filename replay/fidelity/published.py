@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from rich import box
 from rich.table import Table
 
 from replay.driving import ready
 from replay.errors import ConfigError
+from replay.fidelity.arguments import given
 from replay.fidelity.left_out import LEFT_OUT
 from replay.fidelity.row import Row
 from replay.fidelity.splitwise import recognises
-from replay.table import number, show
+from replay.table import number, plain_table, show
 from replay.write import check_writable, together
 
 KEYS = ("of", "from", "out")
@@ -37,23 +37,23 @@ def main(arguments: Sequence[str]) -> int:
     if any(text in ("-h", "--help") for text in arguments):
         print(USAGE)
         return 0
-    given = _given(arguments)
-    sources = _sources(given)
-    if "out" in given:
-        check_writable(given["out"])
-    if "splitwise" in sources and not recognises(given.get("from", "")):
+    own = given("published", arguments, KEYS)
+    sources = _sources(own)
+    if "out" in own:
+        check_writable(own["out"])
+    if "splitwise" in sources and not recognises(own.get("from", "")):
         raise ConfigError(f"from must name Splitwise's table, a folder with perf_model.csv, but is "
-                          f"'{given.get('from', '')}'. Write from=FOLDER, or of=mooncake,deepseek.")  # fmt: skip
+                          f"'{own.get('from', '')}'. Write from=FOLDER, or of=mooncake,deepseek.")  # fmt: skip
     ready()
-    rows = [row for source in sources for row in _rows(source, given)]
+    rows = [row for source in sources for row in _rows(source, own)]
     show(summary_table(rows))
     if by_curve := curve_table(rows):
         show("", by_curve)
     for title, table in detail_tables(rows):
         show("", title, table)
-    if "out" in given:
-        save(rows, Path(given["out"]))
-        show("", f"{len(rows)} points in {Path(given['out']) / FILE}")
+    if "out" in own:
+        save(rows, Path(own["out"]))
+        show("", f"{len(rows)} points in {Path(own['out']) / FILE}")
     return 0
 
 
@@ -69,7 +69,7 @@ def save(rows: Sequence[Row], folder: Path) -> None:
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Make the table of absolute errors, a row an experiment."""
-    made = _table("experiment", "points", "median", "P90", "max", f"within {100 * AIM:g} %")
+    made = plain_table("experiment", "points", "median", "P90", "max", f"within {100 * AIM:g} %")
     for what, own in _groups(rows).items():
         errors = np.abs([row.error for row in own])
         made.add_row(what, str(len(own)), *_quantiles(errors), f"{int((errors <= AIM).sum())}")
@@ -83,7 +83,7 @@ def detail_tables(rows: Sequence[Row]) -> Iterator[tuple[str, Table]]:
         beyond = sorted((row for row in own if abs(row.error) > AIM), key=lambda row: -abs(row.error))
         chosen = own if few else beyond[:MOST_SHOWN]
         if chosen:
-            made = _table("point", "published", "model", "unit", "error")
+            made = plain_table("point", "published", "model", "unit", "error")
             for row in chosen:
                 error = f"{100 * row.error:+.1f} %"
                 made.add_row(row.point, number(row.published), number(row.replayed), row.unit, error)
@@ -95,7 +95,7 @@ def curve_table(rows: Sequence[Row]) -> Table | None:
     left = [row for row in rows if row.what in (f"Splitwise {what}, {LEFT_OUT}" for what in ("prompt", "token"))]
     if not left:
         return None
-    made = _table("left out, between others", *(f"{what}\n{name}" for what in ("prompts", "tokens")
+    made = plain_table("left out, between others", *(f"{what}\n{name}" for what in ("prompts", "tokens")
                                                for name in ("points", "median", "P90", "max")))  # fmt: skip
     for curve in dict.fromkeys(row.point.split(",")[0] for row in left):
         cells: list[str] = []
@@ -111,14 +111,14 @@ def _quantiles(errors: Sequence[float] | np.ndarray) -> list[str]:
     return [f"{100 * value:.1f} %" for value in (np.median(found), np.quantile(found, 0.9), found.max())]
 
 
-def _rows(source: str, given: Mapping[str, str]) -> Iterator[Row]:
+def _rows(source: str, own: Mapping[str, str]) -> Iterator[Row]:
     from replay.fidelity import published_day, published_mooncake, published_splitwise
 
     if source == "mooncake":
         return published_mooncake.rows()
     if source == "deepseek":
         return published_day.rows()
-    return published_splitwise.rows(given["from"])
+    return published_splitwise.rows(own["from"])
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -128,29 +128,11 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def _given(arguments: Sequence[str]) -> dict[str, str]:
-    given = {}
-    for text in arguments:
-        key, equals, value = text.removeprefix("--").partition("=")
-        if key not in KEYS or not equals or not value:
-            raise ConfigError(f"kvreplay profile published takes {', '.join(f'{key}=...' for key in KEYS)}, but got "
-                              f"'{text}'. See --help.")
-        given[key] = value
-    return given
-
-
-def _sources(given: Mapping[str, str]) -> list[str]:
-    if "of" not in given:
-        return [source for source in SOURCES if source != "splitwise" or "from" in given]
-    asked = given["of"].strip("[]").split(",")
+def _sources(own: Mapping[str, str]) -> list[str]:
+    if "of" not in own:
+        return [source for source in SOURCES if source != "splitwise" or "from" in own]
+    asked = own["of"].strip("[]").split(",")
     for source in asked:
         if source not in SOURCES:
             raise ConfigError(f"of must name some of {', '.join(SOURCES)}, but has '{source}'. Write of=mooncake.")
     return asked
-
-
-def _table(*headings: str) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for index, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    return made

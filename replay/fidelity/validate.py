@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.table import Table
 
 from replay.driving import ready
 from replay.errors import ConfigError
 from replay.fidelity import logs, page
+from replay.fidelity.arguments import given
 from replay.fidelity.calibrate import with_defaults
 from replay.fidelity.calibration import Calibration
 from replay.fidelity.deviation import errors
@@ -19,7 +19,7 @@ from replay.fidelity.fit import START
 from replay.fidelity.runs import FITTED, RUNS, SHARE, beside, own_blocks, runs
 from replay.fidelity.runs import validate as validate_run
 from replay.study.progress import steps
-from replay.table import show
+from replay.table import plain_table, show
 from replay.write import check_writable, together
 
 USAGE = """usage: kvreplay profile validate from=FOLDER [out=FOLDER]
@@ -29,7 +29,13 @@ USAGE = """usage: kvreplay profile validate from=FOLDER [out=FOLDER]
 
    or: kvreplay profile validate log=FILE [out=FOLDER] [as kvreplay run]
 
-  log=FILE      log of a real engine, replayed on the cluster and hardware that the other keys say, nothing fitted"""
+  log=FILE      log of a real engine, replayed on the cluster and hardware that the other keys say, nothing fitted
+
+   or: kvreplay profile validate points=FOLDER [limit=N] [out=FOLDER]
+
+  points=FOLDER measured TTFT and TPOT of served models with kernel tables of their GPUs, in AIConfigurator's layout
+  limit=N       as many points, drawn from each GPU, model and engine in proportion; all by default"""
+OUT = "runs/validation"
 STATISTICS = ("mean", "p50", "p90", "p99")
 METRICS = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}
 
@@ -45,27 +51,24 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     if any(text.startswith("log=") for text in arguments):
         return _log(arguments)
-    given = {}
-    for text in arguments:
-        key, _, value = text.lstrip("-").partition("=")
-        if key not in ("from", "out") or not value:
-            raise ConfigError(f"profile validate has the keys from and out, but got '{text}'.")
-        given[key] = value
-    if "from" not in given:
+    own = given("validate", arguments, ("from", "points", "limit", "out"))
+    out = Path(own.get("out", OUT))
+    if "points" in own:
+        return _points(own["points"], own.get("limit"), out)
+    if "from" not in own:
         raise ConfigError("profile validate needs the folder of the recorded runs. Write from=FOLDER.")
-    out = Path(given.get("out", "runs/validation"))
-    found = list(runs(Path(given["from"])))
+    found = list(runs(Path(own["from"])))
     if not found:
         raise ConfigError(f"from must name a folder with {RUNS}/GPU/MODEL/vllm and profiles of these GPUs, but "
-                          f"'{given['from']}' has none.")  # fmt: skip
+                          f"'{own['from']}' has none.")  # fmt: skip
     check_writable(out)
     ready()
     rows: list[dict[str, Any]] = []
     points: list[pl.DataFrame] = []
     with steps("replaying recorded runs", len(found)) as told:
         for run in found:
-            own, each = validate_run(run)
-            rows += own
+            errors_of_run, each = validate_run(run)
+            rows += errors_of_run
             points.append(each)
             told()
     frame, requests = pl.DataFrame(rows), pl.concat(points)
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 def _log(arguments: Sequence[str]) -> int:
     """Replay one log as the other arguments say."""
     own = {key: value for key, _, value in (text.partition("=") for text in arguments) if key in ("log", "out")}
-    out = Path(own.get("out", "runs/validation"))
+    out = Path(own.get("out", OUT))
     log = own_blocks(logs.read(own["log"]))
     check_writable(out)
     work = Calibration(log, SHARE, FITTED, with_defaults([text for text in arguments if text.partition("=")[0]
@@ -87,6 +90,31 @@ def _log(arguments: Sequence[str]) -> int:
              "recorded": row["recorded"], "replayed": row["replayed"], "error": row["replayed_error"]}
             for row in errors(work.served, {"replayed": whole})]  # fmt: skip
     _told(pl.DataFrame(rows), beside(work.served, whole, log.name), out)
+    return 0
+
+
+def _points(folder: str, limit: str | None, out: Path) -> int:
+    """Replay measured points, and say how far off the held-out half is."""
+    from replay.fidelity import silicon
+
+    if limit is not None and not limit.isdigit():
+        raise ConfigError(f"limit must be a whole number of points, but is '{limit}'.")
+    check_writable(out)
+    ready()
+    frame = silicon.validate(folder, None if limit is None else int(limit))
+    errors_by = silicon.summary(frame)
+    with together(out) as place:
+        for name, table in (("points", frame), ("points_summary", errors_by)):
+            with open(place(f"{name}.parquet"), "wb") as file:
+                table.write_parquet(file)
+            place(f"{name}.csv").write_text(table.write_csv(), encoding="utf-8")
+    made = plain_table("GPU", "model", "engine", "points", "TPOT %\nmedian", "\nP90", "TTFT %\nmedian", "\nP90", left=3)
+    for row in errors_by.to_dicts():
+        shares = [row[f"{metric}_error_{name}"] for metric in ("tpot", "ttft") for name in ("p50", "p90")]
+        made.add_row(row["gpu"], row["model"], row["backend"], str(row["points"]), *(f"{100 * x:.1f}" for x in shares))
+    left = silicon.reasons(frame).to_dicts()
+    show("absolute errors of the half that nothing was fitted to", made, "",
+         *(f"not predicted, {row['points']}: {row['reason']}" for row in left), f"results in {out}")  # fmt: skip
     return 0
 
 
@@ -113,9 +141,8 @@ def summary(frame: pl.DataFrame) -> dict[str, float]:
 
 def errors_table(frame: pl.DataFrame) -> Table:
     """Make the table of signed errors in percent: a row a run and part, mean / P50 / P90 / P99 of each metric."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("run", "part", *(f"{name} %\nmean / P50 / P90 / P99" for name in METRICS.values())):
-        made.add_column(heading, no_wrap=True)
+    headings = [f"{name} %\nmean / P50 / P90 / P99" for name in METRICS.values()]
+    made = plain_table("run", "part", *headings, left=2 + len(headings))
     for (run, part), rows in frame.group_by("run", "part", maintain_order=True):
         known = {(row["metric"], row["statistic"]): row["error"] for row in rows.to_dicts()}
         made.add_row(str(run), str(part), *(" / ".join(percent(known.get((metric, name))) for name in STATISTICS)

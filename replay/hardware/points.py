@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from replay.errors import ConfigError
-from replay.hardware.fields import POWER, count, keys, number, watts
+from replay.hardware.fields import POWER, count, keys, number
+from replay.hardware.linear import beside_time
 from replay.hardware.profile import Profile, table, table_ps
 from replay.hardware.units import PS_PER_S, fs, ps
 
@@ -46,21 +47,7 @@ def points(node: Mapping[str, Any]) -> Profile:
         prefill_token_sq_s=number(node["prefill_token_sq_s"], "hardware.prefill_token_sq_s"),
         decode_request_s=number(node["decode_request_s"], "hardware.decode_request_s"),
     )
-    capacity = node["kv_capacity_tokens"]
-    gpus = count(node.get("gpus", 1), "hardware.gpus")
-    return Profile(
-        name=str(node.get("name", "points")),
-        **tables(measured),
-        kv_token_bytes=count(node["kv_token_bytes"], "hardware.kv_token_bytes", least=0),
-        kv_capacity_tokens=None if capacity is None else count(capacity, "hardware.kv_capacity_tokens"),
-        gpus=gpus,
-        price_per_hour=gpus * number(node.get("price_per_gpu_hour", 0.0), "hardware.price_per_gpu_hour"),
-        nic_bytes_per_s=number(node["nic_bytes_per_s"], "hardware.nic_bytes_per_s", above=0.0),
-        nic_latency_s=number(node["nic_latency_s"], "hardware.nic_latency_s"),
-        interpolation_error=0.0,
-        provenance=str(node.get("provenance", "measured points")),
-        **watts(node),  # type: ignore[arg-type]
-    )
+    return Profile(**tables(measured), **beside_time(node, "points", "measured points"))
 
 
 def tables(measured: Measured) -> dict[str, Any]:

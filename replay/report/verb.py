@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table as Shown
-
 from replay.errors import ConfigError
 from replay.report import capacities, compared, over_time, runs, stores, tuning
 from replay.report.folders import Run, Study, Sweep, read
@@ -20,7 +17,7 @@ from replay.report.style import plotly
 from replay.report.timeline import timeline
 from replay.run import MULTIRUN
 from replay.study.verb import split
-from replay.table import show
+from replay.table import plain_table, show
 
 DEFAULTS: dict[str, Any] = {"out": None, "timeline": None, "window_s": None, "windows": 120, "runs": 8}
 STUDIES: dict[str, tuple[str, Callable[[Study], list[Section]]]] = {
@@ -141,9 +138,7 @@ def _about(drawn: Sequence[Run]) -> list[str]:
 
 def _tell(sources: Sequence[Any], page: Page, out: Path, files: Sequence[Path]) -> None:
     """Print what was reported, and where."""
-    table = Shown(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("folder", "what", "rows"):
-        table.add_column(heading, justify="right" if heading == "rows" else "left", no_wrap=True)
+    table = plain_table("folder", "what", "rows", left=2)
     for one in sources:
         table.add_row(str(one.folder), *_what(one))
     figures = sum(isinstance(part, Figure) for part in page.parts())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from rich import box
 from rich.table import Table
 
 from replay.driving import first_interrupt, ready
@@ -19,7 +18,7 @@ from replay.study.composed import Composed, compose_all, labels
 from replay.study.pool import cores, in_order
 from replay.study.progress import steps
 from replay.study.verb import split
-from replay.table import number, show
+from replay.table import number, plain_table, show
 from replay.write import check_writable, together
 from traces.window import scale_rate
 
@@ -191,8 +190,8 @@ def save(folder: Path, rows: Sequence[Mapping[str, Any]], curve: Sequence[Mappin
 
 def table(rows: Sequence[Mapping[str, Any]], target: float) -> Table:
     """Make the table of capacities."""
-    made = _table("configuration", "rate\nscale", "requests\n/s", "GPUs", "a GPU\n/s", "requests\na USD", "SLO\nmet",
-                  "TTFT s\np99", "replays\n(cut)")  # fmt: skip
+    made = plain_table("configuration", "rate\nscale", "requests\n/s", "GPUs", "a GPU\n/s", "requests\na USD",
+                       "SLO\nmet", "TTFT s\np99", "replays\n(cut)")  # fmt: skip
     for row in rows:
         cells = [number(row[key]) for key in ("rate_scale", "requests_per_s", "gpus", "requests_per_s_per_gpu",
                                               "requests_per_usd", "slo_attainment", "ttft_s_p99")]  # fmt: skip
@@ -209,15 +208,8 @@ def curve_table(rows: Sequence[Mapping[str, Any]], key: str, title: str) -> list
     for row in rows:
         points.setdefault(row["configuration"], []).append(row)
     columns = max(len(found) for found in points.values())
-    made = _table("configuration", *[""] * columns)
+    made = plain_table("configuration", *[""] * columns)
     made.title, made.title_justify, made.show_header = title, "left", False
     for name, found in points.items():
         made.add_row(name, *(f"{number(row[key])}: {number(row['slo_attainment'])}" for row in found))
     return ["", made]
-
-
-def _table(*headings: str) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for place, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    return made

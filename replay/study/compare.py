@@ -45,8 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     """
     values, others = split("compare", arguments, DEFAULTS, _value, many=True)
     found, runner = compose_all(others)
-    if not found:  # --help and the like
-        return 0
     comparison = Compare(found, runner, values)
     check_writable(comparison.folder)
     ready()

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from replay.study.differences import Plan, verdict
 from replay.study.statistics import size
-from replay.table import number
+from replay.table import number, plain_table
 
 STYLES = {"better": "green", "worse": "red"}
 
@@ -18,7 +17,7 @@ STYLES = {"better": "green", "worse": "red"}
 def means_table(found: pl.DataFrame, plan: Plan) -> Table:
     """Make the table of means with intervals, a row a configuration; found as `differences.means` returns."""
     key, names = short(plan.labels)
-    made = _table("", key, *plan.metrics)
+    made = plain_table("", key, *plan.metrics, left=2)
     for place, label in enumerate(plan.labels):
         own = {row["metric"]: row for row in found.filter(pl.col("configuration") == label).to_dicts()}
         name = f"{names[label]} (baseline)" if place == plan.baseline else names[label]
@@ -30,8 +29,8 @@ def differences_table(changes: pl.DataFrame, plan: Plan) -> Table:
     """Make the table of paired differences; changes as `differences.differences` returns."""
     names = short(plan.labels)[1]
     share = f"{100 * plan.confidence:g} %"
-    made = _table("metric", "second - first" if plan.all_pairs else f"against {names[plan.labels[plan.baseline]]}",
-                  "difference", share, "change", "effect", "p Holm", "")  # fmt: skip
+    made = plain_table("metric", "second - first" if plan.all_pairs else f"against {names[plan.labels[plan.baseline]]}",
+                  "difference", share, "change", "effect", "p Holm", "", left=2)  # fmt: skip
     for row in changes.iter_rows(named=True):
         told = verdict(row, plan.confidence)
         name = f"{names[row['second']]} - {names[row['first']]}" if plan.all_pairs else names[row["second"]]
@@ -43,7 +42,7 @@ def differences_table(changes: pl.DataFrame, plan: Plan) -> Table:
 def worst_table(found: pl.DataFrame, labels: Sequence[str]) -> Table:
     """Make the table of worst tiers and windows; found as `worst.worst` returns."""
     key, names = short(labels)
-    made = _table(key, "SLO met\nin its worst tier", "\nin its worst window",
+    made = plain_table(key, "SLO met\nin its worst tier", "\nin its worst window",
                   "TTFT s p99\nin its worst tier", "\nin its worst window")  # fmt: skip
     places = [(metric, what) for metric in ("slo_attainment", "ttft_s_p99") for what in ("tier", "window")]
     for label in labels:
@@ -78,11 +77,3 @@ def _numbers(row: dict[str, Any]) -> list[str]:
 
 def _signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value)
-
-
-def _table(*headings: str) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for place, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if place < (2 if headings[0] in ("", "metric") else 1) else "right",
-                        no_wrap=True)  # fmt: skip
-    return made

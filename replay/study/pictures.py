@@ -13,7 +13,8 @@ MOST_POINTS = 3000  # of a scatter
 HEIGHT, WIDTH = 420, 560
 
 
-def _plotly() -> Any:
+def plotly_subplots() -> Any:
+    """Return Plotly's module of panels, None where it is not installed."""
     try:
         from plotly import subplots
     except ImportError:
@@ -28,7 +29,7 @@ def evaluation(
 
     returns : None without Plotly
     """
-    subplots = _plotly()
+    subplots = plotly_subplots()
     if subplots is None:
         return None
     last = list(found)[-1]
@@ -90,7 +91,7 @@ def gain(rows: pl.DataFrame) -> str | None:
     rows    : trace, load, order, tau, gain
     returns : None without Plotly
     """
-    subplots = _plotly()
+    subplots = plotly_subplots()
     if subplots is None:
         return None
     names = rows["trace"].unique(maintain_order=True).to_list()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from predictors import predict
@@ -26,7 +25,7 @@ from replay.run import main as run
 from replay.slo import TARGETS, Slo, build_slo
 from replay.study.capacity import capacity
 from replay.study.verb import Study, split
-from replay.table import number, show
+from replay.table import number, plain_table, show
 from replay.write import together
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ def save(folder: Path, sizes: Sequence[Size], rows: Sequence[Mapping[str, Any]])
 
 def sizes_table(sizes: Sequence[Size]) -> Table:
     """Make the table of what one instance carries."""
-    made = _table("phase", "GPUs", "of the rate", "a GPU")
+    made = plain_table("phase", "GPUs", "of the rate", "a GPU")
     for size in sorted(sizes, key=lambda size: (size.phase != "prefill", size.tp)):
         made.add_row(size.phase, str(size.tp), number(size.scale), number(size.per_gpu))
     return made
@@ -200,15 +199,8 @@ def sizes_table(sizes: Sequence[Size]) -> Table:
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Make the table of placements, the one found first."""
-    made = _table("placement", "GPUs", "SLO met")
+    made = plain_table("placement", "GPUs", "SLO met")
     for row in rows:
         name = f"{row['prefill']} x {row['prefill_tp']} prefill + {row['decode']} x {row['decode_tp']} decode"
         made.add_row(name, str(row["gpus"]), f"{row['slo_attainment']:.3f}")
-    return made
-
-
-def _table(*headings: str) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for place, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if place else "left", no_wrap=True)
     return made

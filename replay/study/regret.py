@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from rich import box
 from rich.table import Table
 
 from replay.configuration import Settings
@@ -20,7 +19,7 @@ from replay.engine import schema
 from replay.errors import ConfigError
 from replay.run import main as run
 from replay.study.verb import Study, split
-from replay.table import number, show
+from replay.table import number, plain_table, show
 from replay.write import together
 
 if TYPE_CHECKING:
@@ -170,9 +169,7 @@ def _finite(values: pl.Series) -> float:
 
 def table(numbers: dict[str, float]) -> Table:
     """Make the table of `summary`."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("", "mean", "of the best", "regret mean", "p50", "p90", "p99", "max"):
-        made.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    made = plain_table("", "mean", "of the best", "regret mean", "p50", "p90", "p99", "max")
     for name in TIMES:
         ends = ("mean", "p50", "p90", "p99", "max")
         keys = (f"{name}_mean", f"best_{name}_mean", *(f"regret_{name}_{end}" for end in ends))

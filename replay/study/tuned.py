@@ -10,8 +10,6 @@ from typing import Any
 import optuna
 import polars as pl
 from optuna.trial import FrozenTrial, TrialState
-from rich import box
-from rich.table import Table
 
 from replay.errors import SweepError
 from replay.study import storage
@@ -19,7 +17,7 @@ from replay.study.experiment import GROUP, experiment
 from replay.study.search import Search
 from replay.study.space import Dimension, Value, of_policies, put
 from replay.study.trials import Goals
-from replay.table import number, show
+from replay.table import number, plain_table, show
 from replay.write import together
 
 MOST_SHOWN = 12  # members of a Pareto front
@@ -160,12 +158,8 @@ def report(search: Search, trials: pl.DataFrame, important: pl.DataFrame,
            rows: Sequence[Mapping[str, Any]]) -> list[Any]:  # fmt: skip
     """Return what is shown: the settings on both windows, what mattered, what was found, and a verdict."""
     goals = search.goals
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
     names = dict.fromkeys([*goals.objectives, *goals.constraints])
-    for name in names:
-        for window in ("tuned on", "held out"):
-            table.add_column(f"{name}\n{window}", justify="right", no_wrap=True)
+    table = plain_table("", *(f"{name}\n{window}" for name in names for window in ("tuned on", "held out")))
     for row in rows[: MOST_SHOWN + 1]:
         cells = [number(row[f"{window}.{name}"]) for name in names for window in ("tuned", "held_out")]
         table.add_row(row["setting"], *cells)

@@ -8,7 +8,10 @@ from typing import Any
 from replay.configuration import Settings, settings
 from replay.errors import ConfigError
 from replay.run import MULTIRUN, Runner
+from replay.table import show
 from replay.write import check_writable
+
+HELP = ("-h", "--help")
 
 
 def split(
@@ -25,6 +28,9 @@ def split(
     others = [text for text in arguments if not text.startswith(f"{verb}.")]
     if not many and any(text in MULTIRUN for text in others):
         raise ConfigError(f"{verb} looks at one run, but -m asks for many. Leave it out, or use `kvreplay run -m`.")
+    if defaults and any(text in HELP for text in others):
+        own = "\n".join(f"  {verb}.{key}={_told(value)}" for key, value in defaults.items())
+        show(f"Keys of kvreplay {verb}, with their defaults; the others are those of kvreplay run:\n\n{own}\n")
     values = dict(defaults)
     for text in arguments:
         if text.startswith(f"{verb}."):
@@ -34,6 +40,11 @@ def split(
                 raise ConfigError(f"there is no key '{verb}.{key}'; the keys are {keys}.")
             values[key] = read(key, value)
     return values, others
+
+
+def _told(value: Any) -> str:
+    """Write a default as it would be given."""
+    return "" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Study(Runner, ABC):

@@ -51,7 +51,7 @@ def test_build_writes_a_profile_that_a_run_takes_and_prints_its_iterations(
     (["backend=sglang"], "only those of vllm"),
     (["gpus=1"], "profile build has no key 'gpus'. Did you mean 'gpu'?"),
     (["memory_share=0.1"], "model llama3_8b needs 16.1 GB of weights"),
-    (["tp"], "takes key=value, but got 'tp'"),
+    (["tp"], "profile build takes from=..., out=..., gpu=..."),
     (["from=nowhere"], "'nowhere' is no folder"),
 ])  # fmt: skip
 def test_build_refuses_with_one_sentence(

@@ -120,7 +120,8 @@ def test_what_fails_leaves_nothing(tmp_path):
     (["model=deepseek_v3"], "but model deepseek_v3 has experts"),
     (["tp=3"], "tp must divide the 32 heads"),
     (["tp=x"], "tp must be a number"),
-    (["outt=x"], "kvreplay profile measure takes model="),
+    (["outt=x"], "kvreplay profile measure has no key 'outt'. Did you mean 'out'?"),
+    (["out"], "kvreplay profile measure takes model="),
     (["model=lama"], "there is no model called 'lama'")])  # fmt: skip
 def test_what_cannot_be_timed_is_refused(arguments, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

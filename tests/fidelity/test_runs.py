@@ -59,3 +59,23 @@ def test_steps_of_profile_are_told(capsys: Any) -> None:
     assert cli.main(["profile", "bild"]) == 1
     assert "Did you mean 'build'?" in capsys.readouterr().err
     assert json.dumps(sorted(run.name for run in runs(Path("nowhere")))) == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["points=nowhere"], ["points=nowhere", "limit=x"], ["points=x", "bound=2"]])
+def test_points_that_cannot_be_validated_are_told(arguments: list[str], tmp_path: Path, monkeypatch: Any,
+                                                  capsys: Any) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["profile", "validate", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "ConfigError" in told and not list(tmp_path.iterdir())
+
+
+def test_measured_points_are_validated_by_a_command(tmp_path: Path, capsys: Any) -> None:
+    folder = recorded("measured/aiconfigurator")
+    assert cli.main(["profile", "validate", f"points={folder}", "limit=12", f"out={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    points = pl.read_parquet(tmp_path / "points.parquet")
+    assert "TPOT %" in told and "no kernel tables of" in told
+    done = points.filter(pl.col("reason").is_null())  # a drawn one may still not fit in memory
+    assert 10 <= done.height <= 12 and set(done["split"]) <= {"fit", "held out"}
+    assert pl.read_parquet(tmp_path / "points_summary.parquet")["gpu"].to_list()[-1] == "all"

@@ -6,9 +6,8 @@ is a helper (`source`, `json_lines`, `chain`). A reader may also name `PRIORITY`
 generic `table` is last), `SORT` and `ZERO_TOKENS` (what its public files need by default).
 """
 
-import importlib
 import inspect
-import pkgutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from traces.errors import TraceError
+from traces.formats import sniffers
 from traces.readers.source import first_line, read_head, settle_zeros
 from traces.rules import check_columns
 from traces.schema import Trace, check
@@ -27,10 +27,7 @@ from traces.window import sort_arrivals
 @cache
 def readers() -> dict[str, ModuleType]:
     """Return the reader modules by format name, in the order in which they sniff."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    found = [module for module in modules if hasattr(module, "sniff")]
-    found.sort(key=lambda module: (getattr(module, "PRIORITY", 0), module.__name__))
-    return {module.__name__.rpartition(".")[2]: module for module in found}
+    return sniffers(sys.modules[__name__])
 
 
 def load(path: str | Path, format: str | None = None, columns: dict[str, str] | None = None, **options: Any) -> Trace:

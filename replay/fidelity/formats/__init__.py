@@ -5,12 +5,12 @@ A format is a module of this package with two functions: `sniff(path, head) -> b
 A module without `sniff` is a helper (`source`, `bench`).
 """
 
-import importlib
-import pkgutil
+import sys
 from functools import cache
 from types import ModuleType
 
 from replay.fidelity.formats.source import Found
+from traces.formats import sniffers
 
 __all__ = ["Found", "formats"]
 
@@ -18,7 +18,4 @@ __all__ = ["Found", "formats"]
 @cache
 def formats() -> dict[str, ModuleType]:
     """Return the modules of the formats by name, in the order in which they are asked."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    known = [module for module in modules if hasattr(module, "sniff")]
-    known.sort(key=lambda module: (getattr(module, "PRIORITY", 0), module.__name__))
-    return {module.__name__.rpartition(".")[2]: module for module in known}
+    return sniffers(sys.modules[__name__])
