@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.table import Table
 
@@ -45,12 +44,6 @@ def errors(recorded: pl.DataFrame, replayed: Mapping[str, pl.DataFrame]) -> list
             row[f"{label}_error"] = _relative(numbers[key], value)
         rows.append(row)
     return [row for row in rows if row["recorded"] is not None]
-
-
-def worst(rows: list[dict[str, Any]], label: str) -> float:
-    """Return the largest absolute error of a label's rows; NaN without rows."""
-    known = [abs(row[f"{label}_error"]) for row in rows if row[f"{label}_error"] is not None]
-    return max(known, default=float(np.nan))
 
 
 def errors_table(rows: list[dict[str, Any]], labels: list[str]) -> Table:

@@ -44,7 +44,8 @@ def finish(search: Search, keys: Sequence[Dimension], config: Mapping[str, Any],
         place("summary.json").write_text(text, encoding="utf-8")
     names = _saved(best, settings, arguments, folder)
     show(*report(search, frame, important, rows), "", f"results in {folder}",
-         f"the best runs by: kvreplay run --config-dir={folder} +{GROUP}={names[0]}")  # fmt: skip
+         f"{'the best' if len(names) == 1 else 'one of the front'} runs by: kvreplay run --config-dir={folder} "
+         f"+{GROUP}={names[0]}")  # fmt: skip
 
 
 def best_of(study: optuna.Study, goals: Goals) -> list[FrozenTrial]:
@@ -167,10 +168,12 @@ def report(search: Search, trials: pl.DataFrame, important: pl.DataFrame,
     parts: list[Any] = [f"{trials.height:,} trials: {counts}", "", table]
     if len(rows) > MOST_SHOWN + 1:
         parts.append(f"and {len(rows) - MOST_SHOWN - 1} more of the front in settings.parquet")
-    first = trials.filter(pl.col("number") == int(rows[1]["setting"].split()[1])).to_dicts()[0]
-    found = [f"{key.removeprefix('param.')}={_told(value)}" for key, value in first.items()
-             if key.startswith("param.") and value is not None]  # fmt: skip
-    parts += ["", f"{rows[1]['setting']}: {' '.join(found)}"]
+    parts.append("")
+    if len(rows) == 2:
+        first = trials.filter(pl.col("number") == int(rows[1]["setting"].split()[1])).to_dicts()[0]
+        found = [f"{key.removeprefix('param.')}={_told(value)}" for key, value in first.items()
+                 if key.startswith("param.") and value is not None]  # fmt: skip
+        parts.append(f"{rows[1]['setting']}: {' '.join(found)}")
     if important.height:
         parts.append("importance: " + ", ".join(
             f"{row['key']} {row['importance']:.2f}" for row in important.filter(
@@ -179,24 +182,35 @@ def report(search: Search, trials: pl.DataFrame, important: pl.DataFrame,
 
 
 def verdict(goals: Goals, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what the held-out window says of the first best setting, and which constraints it breaks there."""
+    """Say what the held-out window says of the best settings, and which constraints they break.
+
+    rows : the configuration as it was, then the best setting, or the members of a front
+    """
+    default, *best = rows
     lines = []
-    default, best = rows[0], rows[1]
     for name, direction in zip(goals.objectives, goals.directions, strict=True):
-        before, after = default[f"held_out.{name}"], best[f"held_out.{name}"]
-        if before is None or after is None:
+        before = default[f"held_out.{name}"]
+        after = [row[f"held_out.{name}"] for row in best]
+        if before is None or None in after:
             lines.append(f"{name}: nothing to compare on the held-out window")
             continue
-        gains = after > before if direction == "maximize" else after < before
-        word = "is better than" if gains else "equals" if after == before else "is worse than"
+        gains = [value > before if direction == "maximize" else value < before for value in after]
+        if len(best) > 1:
+            lines.append(f"{name}: {sum(gains)} of {len(best)} settings of the front are better than the configured one "
+                         f"on the held-out window ({number(before)})")  # fmt: skip
+            continue
+        word = "is better than" if gains[0] else "equals" if after[0] == before else "is worse than"
         lines.append(f"{name}: the tuned setting {word} the configured one on the held-out window "
-                     f"({number(after)} against {number(before)})")  # fmt: skip
+                     f"({number(after[0])} against {number(before)})")  # fmt: skip
     for name, (side, bound) in goals.constraints.items():
         for window, label in (("tuned", "tuned"), ("held_out", "held-out")):
-            value = best[f"{window}.{name}"]
-            if value is None or (value < bound if side == "at_least" else value > bound):
-                asked = f"{side.replace('_', ' ')} {bound:g}"
-                lines.append(f"{name} must be {asked}, but is {number(value)} on the {label} window")
+            asked = f"{name} must be {side.replace('_', ' ')} {bound:g}"
+            values = [row[f"{window}.{name}"] for row in best]
+            broken = [one for one in values if one is None or (one < bound if side == "at_least" else one > bound)]
+            if broken and len(best) > 1:
+                lines.append(f"{asked}: {len(broken)} of {len(best)} settings break that on the {label} window")
+            elif broken:
+                lines.append(f"{asked}, but is {number(broken[0])} on the {label} window")
     return lines
 
 

@@ -12,7 +12,7 @@ from replay.cluster import cluster
 from replay.errors import ConfigError
 from replay.fidelity import logs
 from replay.fidelity.calibration import Calibration
-from replay.fidelity.deviation import errors, worst
+from replay.fidelity.deviation import errors
 from replay.fidelity.fit import fit
 from replay.fidelity.scaling import scaled
 from replay.hardware.file import load
@@ -23,6 +23,11 @@ from tests.small import small_profile
 SHAPE = {"prefill_token_s": 5e-5, "iteration_s": 0.004, "decode_request_s": 2e-4, "kv_token_s": 2e-6}
 HARDWARE = [f"hardware.{key}={value}" for key, value in SHAPE.items()]
 BASE = ["hardware=linear", *HARDWARE, "cluster.token_budget=512"]
+
+
+def worst(rows: list[dict[str, Any]], label: str) -> float:
+    """Return the largest absolute error of a label's rows."""
+    return max(abs(row[f"{label}_error"]) for row in rows)
 
 
 def engine_log(folder: Path, requests: int = 90, rate_per_s: float = 3.0, **scales: float) -> Path:

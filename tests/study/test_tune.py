@@ -71,6 +71,7 @@ def test_constraints_hold_and_a_front_trades_off(landscape: None, tmp_path: Path
     front = pl.read_parquet(tmp_path / "b" / "settings.parquet").slice(1).sort("tuned.ttft_s_mean")
     assert front.height > 2 and front["tuned.slo_attainment"].is_sorted()
     assert len(list((tmp_path / "b" / "experiment").glob("best_*.yaml"))) == front.height
+    assert f"of {front.height} settings of the front are better than the configured one" in capsys.readouterr().out
     tuned(tmp_path / "c", *common, "study.constraints={ttft_s_mean: {at_most: -1}}", "study.trials=12")
     assert "ttft_s_mean must be at most -1, but is" in capsys.readouterr().out
 
