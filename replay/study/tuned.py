@@ -196,8 +196,8 @@ def verdict(goals: Goals, rows: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         gains = [value > before if direction == "maximize" else value < before for value in after]
         if len(best) > 1:
-            lines.append(f"{name}: {sum(gains)} of {len(best)} settings of the front are better than the configured one "
-                         f"on the held-out window ({number(before)})")  # fmt: skip
+            lines.append(f"{name}: {sum(gains)} of {len(best)} settings of the front are better than "
+                         f"the configured one on the held-out window ({number(before)})")  # fmt: skip
             continue
         word = "is better than" if gains[0] else "equals" if after[0] == before else "is worse than"
         lines.append(f"{name}: the tuned setting {word} the configured one on the held-out window "
