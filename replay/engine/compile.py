@@ -22,6 +22,8 @@ _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 _operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
 _operate_moves: Any = None  # replay.engine.moves.operate_moves, likewise
 _operate_learning: Any = None  # replay.engine.learning.operate_learning, likewise
+_operate_life: Any = None  # replay.engine.life.operate_life, likewise
+_operate_stages: Any = None  # replay.engine.stages.operate_stages, likewise
 
 
 def is_compiled(name: str = "advance_table") -> bool:
@@ -36,11 +38,11 @@ def is_compiled(name: str = "advance_table") -> bool:
 
 def advance_table(
     words, admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves, learning,
-    max_events
+    life, stages, max_events
 ):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
     policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, migrate,
-                           tiers, fabric, moves, learning)  # fmt: skip
+                           tiers, fabric, moves, learning, life, stages)  # fmt: skip
     return advance(state_at(words), policies, max_events)
 
 
@@ -62,6 +64,16 @@ def moves_at(address, operation, what, i):
 def learning_at(address, operation, what, i):
     """Run `operate_learning` on the state at an address."""
     return _operate_learning(state_from(address), operation, what, i)
+
+
+def life_at(address, operation, what, i):
+    """Run `operate_life` on the state at an address."""
+    return _operate_life(state_from(address), operation, what, i)
+
+
+def stages_at(address, operation, what, i):
+    """Run `operate_stages` on the state at an address."""
+    return _operate_stages(state_from(address), operation, what, i)
 
 
 def no_migrate(instances, now_ps, tunables):
@@ -92,7 +104,7 @@ def no_fabric(address, operation, a, b, size_bytes, kind, what):
 def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> int:
     """Run `advance` on a state, modified in place; compiled before first use, in seconds when the cache is empty.
 
-    functions : adapters in the order of SLOTS, then those of the hierarchy, fabric, live migration and learning
+    functions : adapters in the order of SLOTS, then the parts of the engine in the order of `Policies`
     returns   : DONE, PAUSED or FAULT
     """
     if INTERPRETED:
@@ -107,7 +119,7 @@ def load() -> None:
     if not _compiled and not INTERPRETED:
         if not is_compiled():
             compile_helpers(needed_by("replay.engine.kernel"))
-        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves", "learning")]
+        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves", "learning", "life", "stages")]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
@@ -145,6 +157,24 @@ def learning_function(there: bool) -> Callable[..., int]:
     if there:
         from replay.engine.learning import operate_learning as _operate_learning
     return _part(TIERS, learning_at, "replay.engine.learning") if there else _part(TIERS, no_tiers)
+
+
+@cache
+def life_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs the life of instances, as `hierarchy_function`."""
+    global _operate_life
+    if there:
+        from replay.engine.life import operate_life as _operate_life
+    return _part(TIERS, life_at, "replay.engine.life") if there else _part(TIERS, no_tiers)
+
+
+@cache
+def stages_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs the stages beside the transformer, as `hierarchy_function`."""
+    global _operate_stages
+    if there:
+        from replay.engine.stages import operate_stages as _operate_stages
+    return _part(TIERS, stages_at, "replay.engine.stages") if there else _part(TIERS, no_tiers)
 
 
 def _part(signature: Any, function: Callable[..., int], module: str | None = None) -> Callable[..., int]:

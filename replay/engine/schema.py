@@ -232,6 +232,8 @@ CLUSTER = np.dtype([
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
     ("migrate_ps", "i8"),                   # time between two questions to the migrate policy
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
+    ("lives", "i1"),                        # instances start, drain, fail: see life
+    ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
 
@@ -253,7 +255,7 @@ BINS = 64 * BINS_PER_OCTAVE
 
 
 class Policies(NamedTuple):
-    """Compiled policies, one a slot; the hierarchy, the fabric, live migration and learning."""
+    """Compiled policies, one a slot; then the parts of the engine that a run without them need not compile."""
 
     admit: Any
     route: Any
@@ -268,6 +270,8 @@ class Policies(NamedTuple):
     fabric: Any
     moves: Any
     learning: Any
+    life: Any
+    stages: Any
 
 
 class Cache(NamedTuple):

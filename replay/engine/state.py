@@ -129,7 +129,7 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 @intrinsic
 def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, migrate,
-                tiers, fabric, moves, learning):
+                tiers, fabric, moves, learning, life, stages):
     """Keep first-class functions behind the table and return them as one pointer."""
 
     def build(context, builder, signature, arguments):
@@ -141,7 +141,7 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
         return builder.bitcast(base, cgutils.voidptr_t)
 
     functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves,
-                 learning)
+                 learning, life, stages)
     return POLICIES(table_type, *functions), build
 
 
