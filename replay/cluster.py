@@ -14,6 +14,8 @@ from replay.hardware.profile import USUAL_LONGEST_TOKENS
 from replay.hardware.units import ps
 from replay.kv import Kv
 from replay.kv_config import build_kv
+from replay.life import Life
+from replay.life_config import build_life
 
 ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
@@ -49,6 +51,7 @@ class Cluster:
     layers    : layers of the model, the pieces of a layerwise handoff
     signal_lag_ps : routers are told what instances report at multiples of it; 0 for what is so
     mixed_pool    : every instance is mixed, and hands a prompt over where the decode policy says; its home is a role
+    life          : how instances come, go and fail; None where all are there from the beginning to the end
     migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
     """
 
@@ -65,6 +68,7 @@ class Cluster:
     signal_lag_ps: int = 0
     mixed_pool: bool = False
     migrate_ps: int = 0
+    life: Life | None = None
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -73,7 +77,7 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
-                      kv and fabric a name of conf/kv and conf/fabric, a whole node, or changes to a named one:
+                      kv, fabric, scale and failures a name of their group, a whole node, or changes to a named one:
                       {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
@@ -82,7 +86,9 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     trace_block_tokens = overrides.pop("trace_block_tokens", None)
     config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model),
               "kv": node("kv", overrides.pop("kv", "none")),
-              "fabric": node("fabric", overrides.pop("fabric", "none"))}
+              "fabric": node("fabric", overrides.pop("fabric", "none")),
+              "scale": node("scale", overrides.pop("scale", "none")),
+              "failures": node("failures", overrides.pop("failures", "none"))}
     for key, value in overrides.items():
         owner = "hardware" if key in config["hardware"] and key not in config["cluster"] else "cluster"
         config[owner][key] = value
@@ -135,7 +141,21 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         signal_lag_ps=_signal_lag_ps(config.get("signals")),
         mixed_pool=mixed_pool,
         migrate_ps=_migrate_ps(settings["migrate_s"], fabric, kv),
+        life=_life(config, instances, settings, fabric, kv),
     )
+
+
+def _life(config: Mapping[str, Any], instances: list[Instance], settings: Mapping[str, Any], fabric: Fabric | None,
+          kv: Kv | None) -> Life | None:
+    life = build_life(config, instances)
+    if life is None:
+        return None
+    others = {"fabric": fabric is not None, "kv": kv is not None, "cluster.mixed_pool": settings["mixed_pool"],
+              "cluster.migrate_s": settings["migrate_s"] is not None}
+    if refused := [name for name, there in others.items() if there]:
+        raise ConfigError(f"instances that come, go or fail are not modelled together with {refused[0]} yet. Leave "
+                          f"{refused[0]} at its default, or scale=none and failures=none.")
+    return life
 
 
 def _migrate_ps(value: Any, fabric: Fabric | None, kv: Kv | None) -> int:

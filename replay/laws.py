@@ -36,10 +36,12 @@ def check(state: State, order: str = "") -> None:
     _equal("output tokens", "finished requests", int(state.requests["generated_tokens"][finished].sum()),
            int(jobs["output_tokens"][finished].astype(np.int64).sum()))
     running = jobs["stage"] == schema.DECODING
+    again = int(state.lives.setting["wasted_tokens"][0])  # of requests that began anew after a failure
     if not running.any():
         _equal("generated tokens", "all instances", int(instances["tokens_out"].sum()),
-               int(state.requests["generated_tokens"].astype(np.int64).sum()))
-    firsts = int((jobs["first_token_ps"] >= 0).sum())
+               int(state.requests["generated_tokens"].astype(np.int64).sum()) + again)
+    lives = bool(state.cluster["lives"][0])
+    firsts = int(state.lives.totals["first_tokens"][0]) if lives else int((jobs["first_token_ps"] >= 0).sum())
     if not running.any():
         later = int(instances["tokens_out"].sum()) - firsts
         _equal("gaps between tokens", "the histogram", int(state.histogram.sum()), later)

@@ -20,6 +20,7 @@ from replay.errors import PolicyError
 PREFILL, MIXED, DECODE = 0, 1, 2  # roles and homes of instances, as policies see them
 HOLD = -1  # route: keep the request in the cluster queue
 REFUSE = -1  # decode: reject the request, although its prompt was computed
+RESTART, RESUME, RESTORE, GIVE_UP = range(4)  # recover: from scratch, from what is cached, from a replica, not at all
 NEVER = math.inf  # order: never preempt; fetch: wait until it is loaded
 
 SLOTS = {
@@ -32,10 +33,12 @@ SLOTS = {
     "fetch": ("request", "instance", "offer", "now_ps"),
     "write": ("node", "evicting", "now_ps"),
     "migrate": ("instances", "now_ps"),
+    "scale": ("pool", "pools", "now_ps"),
+    "recover": ("request", "losses", "now_ps"),
 }
 # what else a policy may take after these, by name: float64 numbers of its own, zeros at first, that it may change; the
 # decode-capable instances
-EXTRAS = {"admit": ("decodes", "memory"), "migrate": ("memory",),
+EXTRAS = {"admit": ("decodes", "memory"), "migrate": ("memory",), "scale": ("memory",),
           **dict.fromkeys(("route", "decode", "order", "batch", "fetch"), ("memory",))}
 MAX_TUNABLES = 16
 MEMORY = 1024  # numbers that a policy may remember, at least; and at least 4 a tenant

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from replay import cost, events, metrics, network, tiers
+from replay import cost, events, life, metrics, network, tiers
 from replay.engine.schema import FINISHED, NONE, PENDING, STATUSES, UNFINISHED
 from replay.errors import ConfigError
 from replay.write import together
@@ -30,12 +30,12 @@ NULLABLE = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "prefill_instance", "decode_instance",
 )  # fmt: skip
 CARRIED = ("tenant", "session", "kind")
-TABLES = ("stores", "media", "shards", "occupancy", *network.TABLES)
+TABLES = ("stores", "media", "shards", "occupancy", *network.TABLES, *life.TABLES)
 ORDER = (
     "arrival_s", "prompt_tokens", "output_tokens", "tier", "status", "prefill_instance", "decode_instance",
     "hit_tokens", "queue_s", "ttft_s", "tpot_s", "max_itl_s", "itl_top10_s", "e2e_s", "preemptions", "generated_tokens",
-    "slo_met", *tiers.COLUMNS, *network.COLUMNS, *CARRIED, "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps",
-    "max_itl_ps",
+    "slo_met", *tiers.COLUMNS, *network.COLUMNS, *life.COLUMNS, *CARRIED, "arrival_ps", "scheduled_ps",
+    "first_token_ps", "finish_ps", "max_itl_ps",
 )  # fmt: skip
 
 
@@ -79,11 +79,13 @@ class Result:
             **network.numbers(session, requests),
             **_predicted(session),
             **_migrated(session),
+            **life.numbers(session),
         }
         numbers = metrics.summary(requests, session.state.histogram, session.slo, totals) | money_by_tier
         log = events.to_table(session.log) if getattr(session, "events", False) else None
         config = dict(config) if config is not None else None
-        return cls(requests, numbers, code, config, log, tiers.tables(session) | network.tables(session))
+        found = tiers.tables(session) | network.tables(session) | life.tables(session)
+        return cls(requests, numbers, code, config, log, found)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the run directory: config.yaml, summary.json, requests.parquet, digest.txt and events.arrow.
@@ -194,7 +196,7 @@ def _frame(session: "Session", columns: Mapping[str, np.ndarray]) -> pl.DataFram
         longest_s = metrics.longest_gaps_s(state.gaps, state.gap_first, state.jobs["output_tokens"])
         finished_s = np.where(columns["status"] == FINISHED, longest_s, np.nan)
         values[metrics.LONGEST_GAPS] = pl.Series(finished_s).fill_nan(None)
-    values |= tiers.columns(session) | network.columns(session)
+    values |= tiers.columns(session) | network.columns(session) | life.columns(session)
     for name in CARRIED:
         if name in session.trace:
             values[name] = pl.from_arrow(session.trace.table.column(name)).cast(pl.String)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from traces import Trace
 
 DEFAULTS = {"admit": "always", "route": "least_loaded", "decode": "least_kv", "order": "fcfs", "batch": "chunked",
-            "evict": "lru", "fetch": "best_effort", "write": "through", "migrate": "llumnix"}
+            "evict": "lru", "fetch": "best_effort", "write": "through", "migrate": "llumnix", "scale": "fixed",
+            "recover": "resume"}
 TIERED_SLOTS = ("fetch", "write")  # asked only by a cluster with a KV hierarchy
+LIFE_SLOTS = ("scale", "recover")  # asked only where instances start, drain or fail
 SLICE_EVENTS = 1_000_000
 
 
@@ -147,13 +149,14 @@ class Session:
         """Return what the event loop calls: a function a policy slot, then those of the hierarchy and the fabric."""
         tiered = self.cluster.kv is not None
         moves = self.cluster.migrate_ps > 0
-        idle = (() if tiered else TIERED_SLOTS) + (() if moves else ("migrate",))
+        lives = self.cluster.life is not None
+        idle = (() if tiered else TIERED_SLOTS) + (() if moves else ("migrate",)) + (() if lives else LIFE_SLOTS)
         functions = [compile.stand_in(slot) if slot in idle else adapters.adapter(self.policies[slot])
                      for slot in SLOTS]  # fmt: skip
         return [*functions, compile.hierarchy_function(tiered),
                 compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves),
                 compile.learning_function(self._predicted is not None and self._predicted.online > 0),
-                compile.life_function(False), compile.stages_function(False)]
+                compile.life_function(lives), compile.stages_function(False)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])
@@ -188,6 +191,8 @@ class Session:
                               f"{at}, but the seconds to wait must be 0 or more.",
             schema.BAD_MIGRATE: f"migrate policy '{names['migrate']}' returned instances {at} and {value}, but the "
                                 f"cluster has decode-capable instances 0..{decodes - 1} (or -1 and -1 for none).",
+            schema.BAD_RECOVER: f"recover policy '{names['recover']}' returned {value} for request {at}, but "
+                                f"must return RESTART, RESUME, RESTORE or GIVE_UP (0..3).",
             schema.BAD_EVICT: f"evict policy '{names['evict']}' returned NaN for trie node {at}, but a score must be a "
                               f"number.",
         }

@@ -20,6 +20,8 @@ DEFAULTS = {
     "fetch": "best_effort",
     "write": "through",
     "migrate": "llumnix",
+    "scale": "fixed",
+    "recover": "resume",
 }
 
 

@@ -22,7 +22,8 @@ from replay.study.trials import goals
 from replay.study.tune import planned
 from traces.synthetic import from_config
 
-GROUPS = ("cluster", "experiment", "fabric", "hardware", "kv", "model", "predictor", "prices", "slo", "study", "trace")
+GROUPS = ("cluster", "experiment", "fabric", "failures", "hardware", "kv", "model", "predictor", "prices", "scale",
+          "slo", "study", "trace")
 MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
@@ -51,6 +52,13 @@ def test_an_experiment_composes_and_builds(name: str) -> None:
     where = build_cluster(config)
     assert where.instances[0].max_batch == config["cluster"]["max_batch"] and where.prefix_cache
     assert config["policy"]["batch"]["name"] in ("chunked", "prefill_first")
+
+
+@pytest.mark.parametrize("group", ["scale", "failures"])
+def test_the_life_of_instances_composes_and_builds(group: str) -> None:
+    for name in names(group):
+        where = build_cluster(composed(f"{group}={name}", "cluster=mixed_4"))
+        assert (where.life is None) == (name == "none")
 
 
 @pytest.mark.parametrize("name", names("study"))

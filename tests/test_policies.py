@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 
 from replay import catalogue
-from replay.engine import adapters, schema
+from replay.engine import adapters, life_schema, schema
 from replay.engine.request_schema import PREFIX_KEYS, SEEN
 from replay.kv import DISK, DRAM, Store
+from replay.life import Failures, Life, Pool
 from replay.policy import (
+    GIVE_UP,
     HOLD,
     MAX_TUNABLES,
     MEMORY,
     ORACLES_ONLY,
     REFUSE,
+    RESTART,
+    RESTORE,
+    RESUME,
     SLOTS,
     Choice,
     Chosen,
@@ -38,6 +43,9 @@ from traces.jit import INTERPRETED
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 60
 LONGEST = 1 << 20
+PLAN = ({"at_s": 2e-9, "kind": "instance", "what": 0, "for_s": 3e-9},
+        {"at_s": 9e-9, "kind": "node", "what": 0, "for_s": 1e-9})  # fmt: skip
+LIFE = Life((Pool("mixed", 1, 2, 1),), 1500, 800, 0, Failures(PLAN, {}, {}, None, 0.0), 300, 4, 2)
 TIERS = kv([Store(DRAM, 0, -1, 6, 1, 5000, 1000, 20), Store(DISK, 0, -1, 12, -1, 0, 0, 0)], overlap=True)
 load_all()
 POLICIES = [policy for group in registry().values() for policy in group.values() if "policies" in policy.path.parts]
@@ -136,11 +144,38 @@ def offers(random: Random) -> np.ndarray:
     return row
 
 
+def pools(random: Random, count: int) -> np.ndarray:
+    """Draw POOL rows: idle, loaded and strained pools, counts of an interval that are none or many."""
+    rows = np.zeros(count, life_schema.POOL)
+    for k, row in enumerate(rows):
+        row["index"], row["role"], row["most"] = k, random.randrange(3), random.choice([1, 4, 64])
+        row["least"] = random.randint(1, row["most"])
+        row["up"] = random.randint(0, row["most"])
+        row["starting"] = random.randint(0, row["most"] - row["up"])
+        for name in ("waiting", "running", "held", "queued_tokens", "arrivals", "arrived_tokens", "first_tokens"):
+            row[name] = random.choice([0, random.randrange(1 << 20)])
+        row["finished"], row["max_batch"] = random.choice([0, random.randrange(1 << 20)]), random.choice([0, 256])
+        row["kv_share"], row["busy_share"] = random.random(), random.random()
+        row["interval_s"], row["since_s"] = random.choice([1.0, 15.0, 180.0]), random.uniform(0.0, 1e6)
+        for name in ("ttft_s", "itl_s", "mean_output_tokens"):
+            row[name] = random.choice([0.0, 10.0 ** random.uniform(-3, 3)])
+        for name in ("iteration_s", "prefill_token_s", "decode_request_s", "kv_token_s"):
+            row[name] = random.choice([0.0, 10.0 ** random.uniform(-12, 0)])
+        row["prefill_tokens_per_s"] = 10.0 ** random.uniform(0, 9)
+        for name in ("ttft_target_s", "itl_target_s"):
+            row[name] = random.choice([math.inf, 10.0 ** random.uniform(-3, 2)])
+    return rows
+
+
 def context(slot: str, random: Random) -> list[Any]:
     """Draw what a slot's adapter is given, but for the time: arrays of rows, and whether a node is being evicted."""
     count = random.choice([1, 1, 2, 3, 16])
+    if slot == "scale":
+        rows = pools(random, random.choice([1, 2, 3]))
+        return [rows[random.randrange(len(rows)) :][:1], rows]
     drawn = {"request": requests, "instances": lambda r: instances(r, count), "node": nodes, "offer": offers,
-             "instance": lambda r: instances(r, 1), "evicting": lambda r: r.randrange(2)}  # fmt: skip
+             "instance": lambda r: instances(r, 1), "evicting": lambda r: r.randrange(2),
+             "losses": lambda r: r.randint(1, 1100)}  # fmt: skip
     more = [instances(random, random.choice([1, 3]))] if slot == "admit" else []
     return [drawn[name](random) for name in SLOTS[slot] if name != "now_ps"] + more
 
@@ -159,7 +194,8 @@ def called(policy: Policy, given: list[Any], now_ps: int, values: Mapping[str, A
     """Call a policy as plain Python on records, as a debugger does."""
     records = [part.view(np.recarray) if isinstance(part, np.ndarray) else part for part in given]
     names = [name for name in SLOTS[policy.slot] if name != "now_ps"]
-    shown = [part if name in ("instances", "evicting") else part[0] for name, part in zip(names, records, strict=False)]
+    whole = ("instances", "evicting", "pools", "losses")
+    shown = [part if name in whole else part[0] for name, part in zip(names, records, strict=False)]
     extras = {"decodes": records[-1], "memory": memory}
     return policy.function(*shown, now_ps, **{name: extras[name] for name in policy.extras}, **values)
 
@@ -193,6 +229,10 @@ def check_answer(slot: str, answer: tuple[float, ...], instances_given: int) -> 
         assert answer[0] == int(answer[0]) and REFUSE <= answer[0] < instances_given
     elif slot == "migrate":
         assert all(part == int(part) and -1 <= part < instances_given for part in answer)
+    elif slot == "scale":
+        assert answer[0] == int(answer[0]) and answer[0] >= 0
+    elif slot == "recover":
+        assert answer[0] in (RESTART, RESUME, RESTORE, GIVE_UP)
     elif slot == "batch":
         assert answer[0] == int(answer[0]) and answer[0] >= 0 and set(answer[1:]) <= {0, 1}
     elif slot == "fetch":
@@ -228,6 +268,10 @@ def driver_of(slot: str) -> Any:
             driver = numba.njit(lambda call, views, now_ps, table: call(views, now_ps, table))
         elif names[1:] == ("instances",):
             driver = numba.njit(lambda call, rows, views, now_ps, table: call(rows[0], views, now_ps, table))
+        elif slot == "scale":
+            driver = numba.njit(lambda call, rows, pools, now_ps, table: call(rows[0], pools, now_ps, table))
+        elif names[1:] == ("losses",):
+            driver = numba.njit(lambda call, rows, losses, now_ps, table: call(rows[0], losses, now_ps, table))
         elif names == ("request", "instance", "offer"):
             driver = numba.njit(
                 lambda call, rows, views, offers, now_ps, table: call(rows[0], views[0], offers[0], now_ps, table))
@@ -284,10 +328,12 @@ def test_a_replay_ends_at_both_ends_of_every_tunable(policy: Policy) -> None:
         cluster = replace(cluster, kv=TIERS)
     if policy.slot == "migrate":
         cluster = replace(cluster, migrate_ps=900)
+    if policy.slot in ("scale", "recover"):
+        cluster = replace(cluster, life=LIFE)
     settings = [{}] + [{name: end} for name, tunable in policy.tunables.items() for end in ends(tunable)]
     for values in settings:
         done = replay(trace, cluster, small_policies(**{policy.slot: (policy.name, values)})).summary
-        assert done["finished"] + done["rejected"] == 24, (values, done)
+        assert done["finished"] + done["rejected"] + done["failed"] == 24, (values, done)
     for name, tunable in policy.tunables.items():
         outside = "heavy" if isinstance(tunable, Choice) else tunable.high + 1
         with pytest.raises(ValueError, match=f"policy.{policy.slot}.{name} of '{policy.name}' must be"):
@@ -309,7 +355,8 @@ def test_the_function_is_named_and_described(policy: Policy) -> None:
 
 def test_no_policy_reads_the_future() -> None:
     """No row that a policy receives has a field of the true output, or of what is still to come, but for oracles."""
-    known = {name for row in (SEEN, schema.VIEW, schema.PREFIX, schema.OFFER) for name in row.names or ()}
+    rows = (SEEN, schema.VIEW, schema.PREFIX, schema.OFFER, life_schema.POOL)
+    known = {name for row in rows for name in row.names or ()}
     assert not known & {"output_tokens", "finish_ps", "think_ps", "next_finish"}
     assert not any("output_tokens" in policy.reads for policy in POLICIES)
     oracles = {policy.name for policy in POLICIES if policy.reads & ORACLES_ONLY}

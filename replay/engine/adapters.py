@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba import types as t
 
-from replay.engine import schema
+from replay.engine import life_schema, schema
 from replay.engine.answers import EXPECTED
 from replay.engine.request_schema import SEEN
 from replay.errors import PolicyError
@@ -28,6 +28,7 @@ REQUEST_ROW = numba.from_dtype(SEEN)
 VIEW_ROW = numba.from_dtype(schema.VIEW)
 PREFIX_ROW = numba.from_dtype(schema.PREFIX)
 OFFER_ROW = numba.from_dtype(schema.OFFER)
+POOL_ROW = numba.from_dtype(life_schema.POOL)
 VIEWS = t.Array(VIEW_ROW, 1, "C")
 TUNABLES = t.Array(t.float64, 2, "C")
 PAIR = t.UniTuple(t.int64, 2)
@@ -42,6 +43,8 @@ SIGNATURES = {
     "fetch": t.Tuple((t.int64, t.float64))(REQUEST_ROW, VIEW_ROW, OFFER_ROW, t.int64, TUNABLES),
     "write": t.int64(PREFIX_ROW, t.int64, t.int64, TUNABLES),
     "migrate": PAIR(VIEWS, t.int64, TUNABLES),
+    "scale": t.int64(POOL_ROW, t.Array(POOL_ROW, 1, "C"), t.int64, TUNABLES),
+    "recover": t.int64(REQUEST_ROW, t.int64, t.int64, TUNABLES),
 }
 TIERS = t.int64(t.int64, t.int64, t.int64, t.int64)  # address of the state, operation, request or other, instance
 FABRIC = t.int64(*[t.int64] * 7)  # address of the state, operation, two endpoints or other, bytes, kind, what for
@@ -50,7 +53,7 @@ FUNCTION_TYPES = {slot: t.FunctionType(signature)
                                           "learning": TIERS, "life": TIERS, "stages": TIERS}.items()}
 ROWS = {"admit": schema.ADMIT, "route": schema.ROUTE, "decode": schema.DECODE_ROUTE, "order": schema.ORDER,
         "batch": schema.BATCH, "evict": schema.EVICT, "fetch": schema.FETCH, "write": schema.WRITE_SLOT,
-        "migrate": schema.MIGRATE}
+        "migrate": schema.MIGRATE, "scale": schema.SCALE, "recover": schema.RECOVER}
 
 _compiled: dict[Policy, Callable[..., Any]] = {}
 

@@ -23,6 +23,8 @@ EXPECTED = {
     "fetch": "(tier, wait_s) as a whole number and a number",
     "write": "True or False",
     "migrate": "(instance to move a request from, instance to move it to), or (-1, -1) for none",
+    "scale": "a number of instances, as a whole number",
+    "recover": "RESTART, RESUME, RESTORE or GIVE_UP",
 }
 
 
@@ -112,9 +114,20 @@ def migrate_answer(answer):
     return (int(answer[0]), int(answer[1])) if good else _refuse("migrate", answer)
 
 
+def scale_answer(answer):
+    """Return how many instances a pool should have."""
+    return int(answer) if _is_whole(answer) else _refuse("scale", answer)
+
+
+def recover_answer(answer):
+    """Return what a lost request is to do."""
+    return int(answer) if _is_whole(answer) else _refuse("recover", answer)
+
+
 ANSWERS: dict[str, Callable[[Any], Any]] = {
     "admit": admit_answer, "route": route_answer, "decode": decode_answer, "order": order_answer, "batch": batch_answer,
     "evict": evict_answer, "fetch": fetch_answer, "write": write_answer, "migrate": migrate_answer,
+    "scale": scale_answer, "recover": recover_answer,
 }
 
 
@@ -189,3 +202,17 @@ def _migrate(answer):
     if len(_parts(answer)) != 2 or not all(map(_whole, _parts(answer))):
         _refuse_type("migrate", answer)
     return lambda answer: (np.int64(answer[0]), np.int64(answer[1]))
+
+
+@overload(scale_answer)
+def _scale(answer):
+    if not _whole(answer):
+        _refuse_type("scale", answer)
+    return lambda answer: np.int64(answer)
+
+
+@overload(recover_answer)
+def _recover(answer):
+    if not _whole(answer):
+        _refuse_type("recover", answer)
+    return lambda answer: np.int64(answer)

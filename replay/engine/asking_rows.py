@@ -44,10 +44,11 @@ def note_questions(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
     """Note in the CLUSTER row what the chosen policies read of a request beyond REQUEST, modified in place."""
     more = {entry[0] for entry in MORE}
     reads = {slot: chosen[slot].policy.reads & more for slot in ASKED}
-    fetch = chosen["fetch"].policy
-    if beyond := sorted(fetch.reads & more):
-        raise PolicyError(f"fetch policy {fetch.name!r} reads request.{beyond[0]}, but only policies of the slots "
-                          f"{', '.join(ASKED)} are shown that. Use the fields of REQUEST.")
+    for slot in ("fetch", "recover"):
+        policy = chosen[slot].policy
+        if beyond := sorted(policy.reads & more):
+            raise PolicyError(f"{slot} policy {policy.name!r} reads request.{beyond[0]}, but only policies of the "
+                              f"slots {', '.join(ASKED)} are shown that. Use the fields of REQUEST.")
     rekeys = bool(chosen["order"].policy.reads & MOVING) or "now_ps" in chosen["order"].policy.uses
     asks = {slot: bool(reads[slot]) for slot in ASKED} | {"order": bool(reads["order"]) or rekeys}
     row["asks"] = sum(1 << adapters.ROWS[slot] for slot in ASKED if asks[slot])

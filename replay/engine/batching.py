@@ -52,7 +52,10 @@ def demand(state, i, r):
     if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
         node, resident = visible(state, job.leaf, i)
         cached = unpinned_blocks(state.cache, node, i)
-    left = context - usable_tokens(state, max(resident, counted_blocks(state, r)), context, block_tokens)
+    counted = counted_blocks(state, r)
+    if state.cluster[0].lives:
+        counted = max(counted, state.lives.losses[r].restored_blocks)
+    left = context - usable_tokens(state, max(resident, counted), context, block_tokens)
     return blocks_for(context, block_tokens) - resident, left, node, resident, cached, 0
 
 
@@ -198,6 +201,8 @@ def admit_one(state, i, r, need, left, node):
     job.charged_tokens = left
     if state.cluster[0].tiered and left > 0:
         begin_stall(state, i, r)
+    if state.cluster[0].lives:
+        state.lives.losses[r].restored_blocks = 0
     if left > 0:
         job.prefill_left = left
         job.prefilled = context - left

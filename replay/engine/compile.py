@@ -37,11 +37,11 @@ def is_compiled(name: str = "advance_table") -> bool:
 
 
 def advance_table(
-    words, admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves, learning,
-    life, stages, max_events
+    words, admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover,
+    tiers, fabric, moves, learning, life, stages, max_events
 ):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
-    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, migrate,
+    policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover,
                            tiers, fabric, moves, learning, life, stages)  # fmt: skip
     return advance(state_at(words), policies, max_events)
 
@@ -79,6 +79,16 @@ def stages_at(address, operation, what, i):
 def no_migrate(instances, now_ps, tunables):
     """Stand in for a migrate policy where nothing migrates."""
     return -1, -1
+
+
+def no_scale(pool, pools, now_ps, tunables):
+    """Stand in for a scale policy where nothing grows or shrinks."""
+    return 0
+
+
+def no_recover(request, losses, now_ps, tunables):
+    """Stand in for a recover policy where nothing fails."""
+    return 0
 
 
 def no_fetch(request, instance, offer, now_ps, tunables):
@@ -202,5 +212,6 @@ def needed_by(name: str) -> frozenset[str]:
 @cache
 def stand_in(slot: str) -> Callable[..., Any]:
     """Return a function for a policy slot that only a hierarchy asks."""
-    function = {"fetch": no_fetch, "write": no_write, "migrate": no_migrate}[slot]
+    function = {"fetch": no_fetch, "write": no_write, "migrate": no_migrate,
+                "scale": no_scale, "recover": no_recover}[slot]
     return function if INTERPRETED else entry(SIGNATURES[slot])(function)

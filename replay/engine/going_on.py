@@ -16,6 +16,8 @@ def goes_on(state):
         instance = state.instances[i]
         if instance.end_ps != NEVER_PS or instance.link_head >= 0:
             return True
+    if cluster.lives and state.lives.setting[0].timers > state.lives.setting[0].recurring:
+        return True
     if cluster.tiered and cluster.timers > cluster.recurring:
         return True
     return cluster.fabric != 0 and state.wires.net[0].flows_taken > state.wires.net[0].recurring

@@ -1,12 +1,14 @@
 """Requests between instances: into a queue, from prefill to decode, over a network card; the end without service."""
 
 from replay.engine.ahead import bring_queue
+from replay.engine.alive import lacks_decodes, serves
 from replay.engine.batching import schedule
 from replay.engine.fabric_schema import WHOLE
 from replay.engine.foresight import foresee
 from replay.engine.inserting import insert
-from replay.engine.jit import kernel
+from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import release_path, row_of
+from replay.engine.life_schema import OP_LOST, OP_STRAND
 from replay.engine.links import change_link, send, transfer_ps
 from replay.engine.notes import note
 from replay.engine.phases import change_count, cut, settle
@@ -26,6 +28,7 @@ from replay.engine.schema import (
     NONE,
     REJECTED,
 )
+from replay.engine.state import address_of
 from replay.engine.traffic import choose_target, send_part
 from replay.engine.tree import set_event
 
@@ -56,6 +59,9 @@ def enqueue(state, policies, i, r):
     """Put request r into the queue of instance i, which sees it now if idle, else after its iteration, in place."""
     if state.cluster[0].lookahead:
         settle(state, i)
+    if state.cluster[0].lives and not serves(state, i):
+        state.policies.life(address_of(state), OP_LOST, r, i)
+        return
     push_waiting(state, policies, i, r)
     bring_queue(state, i)
     note(state, LOG_ENQUEUE, r, i, 0)
@@ -130,15 +136,44 @@ def handoff(state, policies, i, r):
     """Send request r, prefilled on instance i, to a decode instance unless that is i. In place. faults: BAD_DECODE."""
     cluster = state.cluster[0]
     job = state.jobs[r]
-    request = state.requests[r]
+    if cluster.away > 0 and lacks_decodes(state):
+        leave_batch(state, i, r)
+        state.policies.life(address_of(state), OP_STRAND, r, i)
+        return
     chosen_before = cluster.fabric and job.decode_instance >= 0
     able = state.wires.transits[r].able != 0 if chosen_before else choose_target(state, policies, i, r)
     if cluster.fault != 0 or able and job.decode_instance == i:
         return
+    leave_batch(state, i, r)
+    send_on(state, policies, i, r, able)
+
+
+@inlined
+def leave_batch(state, i, r):
+    """Count request r, whose prefill on instance i is complete, no more in its batch, modified in place."""
     change_count(state, i)
     state.views[i].running -= 1
-    if cluster.spelled:
+    if state.cluster[0].spelled:
         end_spell(state, r)
+
+
+@kernel
+def hand_over_anew(state, policies, i, r):
+    """Choose a decode instance for request r, prefilled on instance i, that lost its own or found none. In place."""
+    settle(state, i)
+    if lacks_decodes(state):
+        state.policies.life(address_of(state), OP_STRAND, r, i)
+        return
+    able = choose_target(state, policies, i, r)
+    if state.cluster[0].fault == 0:
+        send_on(state, policies, i, r, able)
+
+
+@kernel
+def send_on(state, policies, i, r, able):
+    """Send request r, prefilled on instance i, to its decode instance if that can hold it, else end it. In place."""
+    cluster = state.cluster[0]
+    job = state.jobs[r]
     if not able:
         refused = job.decode_instance < 0
         note(state, LOG_REJECT if refused else LOG_FAIL, r, job.decode_instance, 0)
@@ -150,13 +185,14 @@ def handoff(state, policies, i, r):
         hand_over_fabric(state, policies, i, r)
         return
     instance = state.instances[i]
-    carry_ps = transfer_ps(state, i, request.prompt_tokens)
+    kv_tokens = state.requests[r].prompt_tokens + state.requests[r].generated_tokens - 1
+    carry_ps = transfer_ps(state, i, kv_tokens)
     done_ps = max(cluster.now_ps, instance.nic_free_ps) + carry_ps
     if cluster.layerwise:
         layers = state.cost.profiles[instance.profile].layers
         early_ps = max(job.scheduled_ps, instance.nic_free_ps) + carry_ps
         done_ps = max(early_ps, cluster.now_ps + carry_ps // layers)
-    note(state, LOG_HANDOFF, r, i, request.prompt_tokens)
+    note(state, LOG_HANDOFF, r, i, kv_tokens)
     send(state, i, r, done_ps)
 
 

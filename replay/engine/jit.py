@@ -15,8 +15,8 @@ from numba import types as t
 from traces.jit import INTERPRETED
 
 _helpers: list[Any] = []
-TRUTHS = ("decodes", "pressed", "ours", "fetched")
-NUMBERS = ("score",)  # a float that is not named here would be cut to an integer, without a word
+TRUTHS = ("decodes", "pressed", "ours", "fetched", "able")
+NUMBERS = ("score", "amount", "factor")  # a float that is not named here would be cut to an integer, without a word
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a helper that other compiled code calls; not callable from Python unless interpreted."""
@@ -43,7 +43,8 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
         "series": TYPES["series"]}
     rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype,
             "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
-            "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype}
+            "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype,
+            "asker": TYPES["seen"].dtype}
     named = {"state": STATE, "cache": STATE, "cost": STATE, "hierarchy": STATE, "policies": POLICIES, **arrays, **rows,
              **dict.fromkeys(TRUTHS, t.boolean), **dict.fromkeys(NUMBERS, t.float64)}
     level = numba.config.OPT

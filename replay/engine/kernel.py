@@ -2,12 +2,14 @@
 
 from replay.engine.accounts import charge_output, note_output
 from replay.engine.ahead import bring_arrivals
+from replay.engine.alive import note_finish, note_first_token
 from replay.engine.batching import schedule
 from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
 from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.learning_schema import OP_LEARN
+from replay.engine.life_schema import OP_DRAINED
 from replay.engine.notes import fault, note
 from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
@@ -34,7 +36,7 @@ from replay.engine.schema import (
     RUNNING,
     TIME_RANGE,
 )
-from replay.engine.side_events import fabric_event, tier_event
+from replay.engine.side_events import fabric_event, life_event, tier_event
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
 from replay.engine.traffic import send_rest, sends_parts, take_back
@@ -54,6 +56,8 @@ def finish(state, policies, i, r):
     job.stage = GONE
     job.status = FINISHED
     job.finish_ps = cluster.now_ps
+    if cluster.lives:
+        note_finish(state, r)
     cluster.gone += 1
     if cluster.learns:
         state.policies.learning(address_of(state), OP_LEARN, r, i)
@@ -118,6 +122,8 @@ def complete_prefill(state, policies, i, r):
     if job.first_token_ps < 0:
         job.first_token_ps = now_ps
         note(state, LOG_TOKEN, r, i, 1)
+        if cluster.lives:
+            note_first_token(state, r)
     else:
         gap_ps = now_ps - job.last_token_ps
         state.histogram[request.tier, gap_bin(gap_ps)] += 1
@@ -284,8 +290,12 @@ def advance(state, policies, max_events):
                 tier_event(state, policies)
             elif leaf == 2 * cluster.num_instances + 1:
                 fabric_event(state, policies)
+            elif leaf == 3 * cluster.num_instances + 3:
+                life_event(state, policies)
             else:
                 state.policies.moves(address_of(state), OP_MOVE, 0, leaf - 2 * cluster.num_instances - 2)
+        if cluster.draining > 0:
+            state.policies.life(address_of(state), OP_DRAINED, 0, 0)
         if cluster.spilled > 0:
             state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
         if cluster.fabric and state.wires.net[0].dirty:

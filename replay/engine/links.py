@@ -34,7 +34,10 @@ def change_link(state, i, step):
 @inlined
 def transfer_ps(state, i, tokens):
     """Return how long the network card of instance i carries the KV of so many tokens."""
-    return state.cost.profiles[state.instances[i].profile].transfer_token_fs * tokens // 1000
+    carry_ps = state.cost.profiles[state.instances[i].profile].transfer_token_fs * tokens // 1000
+    if state.cluster[0].lives:
+        carry_ps = carry_ps * 1000 // state.lives.life[i].nic_permille
+    return carry_ps
 
 
 @kernel

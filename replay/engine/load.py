@@ -10,6 +10,8 @@ from replay.engine.adapters import tunables
 from replay.engine.asking_rows import CHANGING, asking_of, count_waiting, note_questions
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
 from replay.engine.learning_schema import LEARNING
+from replay.engine.life_rows import CHANGING as CHANGING_LIVES
+from replay.engine.life_rows import lives_of, no_lives
 from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
 from replay.engine.state import in_lines
@@ -54,6 +56,7 @@ def state_of(
     num_tiers = max(1, len(slo.names))
     leaves = 1
     more = 3 + num_instances if cluster.migrate_ps else 2 if cluster.fabric is not None else tiered
+    more = 4 + num_instances if cluster.life is not None else more
     while leaves < 2 * num_instances + more:
         leaves *= 2
     row = _cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode))
@@ -81,12 +84,16 @@ def state_of(
         hierarchy=no_hierarchy(),
         wires=no_wires(),
         asking=asking,
+        lives=no_lives(),
         policies=None,
     )
     if tiered:
         state = state._replace(hierarchy=hierarchy_of(trace, cluster, state, options))
     if cluster.fabric is not None:
         state = state._replace(wires=wires_of(trace, cluster, state, {**options, **_reads_links(chosen)}))
+    if cluster.life is not None:
+        targets = (float(asking.targets["ttft_s"].min()), float(asking.targets["itl_s"].min()))
+        state = state._replace(lives=lives_of(trace, cluster, state, {"seed": options["seed"], "targets": targets}))
     if cluster.migrate_ps:
         plain_set_event(state.tree, 3 * num_instances + 2, cluster.migrate_ps)
     return _records(state) if INTERPRETED else state
@@ -127,9 +134,11 @@ def copy(state: State) -> State:
     hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
     wires = copy_wires(state.wires)
     asking = state.asking._replace(**{name: getattr(state.asking, name).copy() for name in CHANGING})
+    lives = state.lives._replace(**{name: getattr(state.lives, name).copy() for name in CHANGING_LIVES})
     shown = asking.told if state.cluster["signals"][0] else views
     num_instances = int(state.cluster["num_instances"][0])
     return state._replace(**changed, views=views, prefill_views=shown[:num_prefill], hierarchy=hierarchy, wires=wires,
+                          lives=lives,
                           decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking)
 
 
@@ -146,6 +155,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
     row["pooled"] = cluster.mixed_pool
+    row["lives"] = cluster.life is not None
     row["migrates"], row["migrate_ps"] = cluster.migrate_ps > 0, cluster.migrate_ps
     row["plain_lookup"] = 1
     row["common_store"] = NONE

@@ -3,6 +3,7 @@
 import numpy as np
 
 from replay.engine.accounts import leave_waiting
+from replay.engine.alive import admit_there, note_arrival, route_there
 from replay.engine.asking import shown
 from replay.engine.fabric_schema import (
     OP_BEGIN,
@@ -11,6 +12,7 @@ from replay.engine.fabric_schema import (
 from replay.engine.handoff import end_unserved, enqueue
 from replay.engine.jit import inlined, kernel
 from replay.engine.learning_schema import OP_PREDICT
+from replay.engine.life_schema import OP_AWAIT, OP_RESTORE
 from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
@@ -66,7 +68,10 @@ def try_route(state, policies, r):
         dispatch(state, policies, r, i, NONE)
         return True
     request = shown(state, ROUTE, r, NONE)
-    i, source = policies.route(request, state.prefill_views, cluster.now_ps, state.tunables)
+    if cluster.away > 0:
+        i, source = route_there(state, policies, r, request)
+    else:
+        i, source = policies.route(request, state.prefill_views, cluster.now_ps, state.tunables)
     if i == HOLD:
         return False
     if i < 0 or i >= count:
@@ -106,6 +111,9 @@ def predict_later(state, r):
 @inlined
 def meet(state, policies, r):
     """Handle request r once it is predicted: the look-up of its prefix, then what follows. Modified in place."""
+    if state.cluster[0].lives and state.lives.setting[0].paused > 0:
+        state.policies.life(address_of(state), OP_AWAIT, r, 0)
+        return
     if state.cluster[0].learns:
         state.policies.learning(address_of(state), OP_PREDICT, r, 0)
     if state.cluster[0].num_shards > 0:
@@ -129,6 +137,8 @@ def arrive(state, policies, r):
     if cluster.spelled:
         state.asking.spells[r].since_ps = cluster.now_ps
     note(state, LOG_ARRIVE, r, NONE, 0)
+    if cluster.lives:
+        note_arrival(state, r)
     if cluster.predict_ps > 0:
         predict_later(state, r)
         return
@@ -142,12 +152,23 @@ def consider(state, policies, r):
     if looks(state):
         observe(state, r)
     request = shown(state, ADMIT, r, NONE)
-    if not policies.admit(request, state.prefill_views, state.decode_views, cluster.now_ps, state.tunables):
+    if cluster.away > 0:
+        taken = admit_there(state, policies, request)
+    else:
+        taken = policies.admit(request, state.prefill_views, state.decode_views, cluster.now_ps, state.tunables)
+    if not taken:
         note(state, LOG_REJECT, r, NONE, 0)
         end_unserved(state, r, REJECTED)
         return
     if cluster.held < 0 and try_route(state, policies, r):
         return
+    hold(state, policies, r)
+
+
+@kernel
+def hold(state, policies, r):
+    """Put request r into the cluster queue, modified in place; if others wait there, the first of them are routed."""
+    cluster = state.cluster[0]
     note(state, LOG_HOLD, r, NONE, 0)
     waits = cluster.held >= 0
     state.jobs[r].stage = HELD
@@ -240,20 +261,20 @@ def send_request(state, r, i, source):
 def dispatch(state, policies, r, i, source):
     """Send request r to instance i, fetching its prefix from `source` first if that holds more. Modified in place."""
     view = state.views[i]
-    request = state.requests[r]
     job = state.jobs[r]
+    context = state.requests[r].prompt_tokens + state.requests[r].generated_tokens  # it may have been elsewhere before
     leaves = view.role == PREFILL or state.cluster[0].pooled
-    last = request.prompt_tokens if leaves else request.prompt_tokens + job.output_tokens - 1
+    last = context if leaves else state.requests[r].prompt_tokens + job.output_tokens - 1
     if blocks_for(last, view.block_tokens) > view.total_blocks:
         note(state, LOG_FAIL, r, i, 0)
         end_unserved(state, r, FAILED)
         return
     job.prefill_instance = i
-    job.prefill_left = request.prompt_tokens
+    job.prefill_left = context
     change_count(state, i)
     view.waiting += 1
     view.sent += 1
-    view.waiting_tokens += request.prompt_tokens
+    view.waiting_tokens += context
     may_fetch = source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0
     sends_text = state.cluster[0].fabric and state.wires.net[0].request_token_bytes > 0
     fetched = False
@@ -264,11 +285,13 @@ def dispatch(state, policies, r, i, source):
     saved = 0
     if state.cluster[0].reads_hits:
         saved = state.prefill_views[source if fetched else i].hit_tokens
-    job.charged_tokens = request.prompt_tokens - saved
+    job.charged_tokens = context - saved
     view.queued_tokens += job.charged_tokens
     if state.cluster[0].routed:
         state.policies.tiers(address_of(state), OP_ROUTED, r, i)
-    if sends_text:
+    if state.cluster[0].lives and state.lives.losses[r].restored_blocks > 0:
+        state.policies.life(address_of(state), OP_RESTORE, r, i)
+    elif sends_text:
         send_request(state, r, i, source if may_fetch else NONE)
     else:
         settle_down(state, policies, r, i, fetched)

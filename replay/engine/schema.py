@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from replay.engine.fabric_schema import Wires
+from replay.engine.life_schema import Lives
 from replay.engine.request_schema import Asking
 from replay.engine.tier_schema import Hierarchy
 from replay.policy import DECODE as DECODE
@@ -30,21 +31,21 @@ FINISHED, REJECTED, UNFINISHED, FAILED = 0, 1, 2, 3
 STATUSES = ("finished", "rejected", "unfinished", "failed")
 
 # what a request is doing (JOB.stage)
-PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING = range(9)
+PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING, LOST = range(10)
 
 # return codes of `advance` and fault codes (CLUSTER.fault)
 DONE, PAUSED, FAULT = 0, 1, 2
 (OK, BAD_ADMIT, BAD_ROUTE, BAD_SOURCE, BAD_DECODE, BAD_ORDER, BAD_BATCH, BAD_EVICT, TIME_RANGE, BROKEN_LAW,
- BAD_FETCH, BAD_MIGRATE) = range(12)
+ BAD_FETCH, BAD_MIGRATE, BAD_RECOVER) = range(13)
 
 # rows of `State.tunables`, one per policy slot
-ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT, FETCH, WRITE_SLOT, MIGRATE = range(9)
+ADMIT, ROUTE, DECODE_ROUTE, ORDER, BATCH, EVICT, FETCH, WRITE_SLOT, MIGRATE, SCALE, RECOVER = range(11)
 
 # event log kinds
 KINDS = ("arrive", "reject", "hold", "enqueue", "admit", "preempt", "token", "handoff", "deliver", "finish", "fail",
-         "fetch")
+         "fetch", "lose", "retry", "up", "down", "off")
 (LOG_ARRIVE, LOG_REJECT, LOG_HOLD, LOG_ENQUEUE, LOG_ADMIT, LOG_PREEMPT, LOG_TOKEN, LOG_HANDOFF, LOG_DELIVER, LOG_FINISH,
- LOG_FAIL, LOG_FETCH) = range(12)
+ LOG_FAIL, LOG_FETCH, LOG_LOSE, LOG_RETRY, LOG_UP, LOG_DOWN, LOG_OFF) = range(17)
 
 # what only the engine knows of a request, and what it records
 JOB = np.dtype([
@@ -233,6 +234,7 @@ CLUSTER = np.dtype([
     ("migrate_ps", "i8"),                   # time between two questions to the migrate policy
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
     ("lives", "i1"),                        # instances start, drain, fail: see life
+    ("away", "i4"), ("draining", "i4"),     # instances that routers do not take to be there; that drain
     ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
@@ -266,6 +268,8 @@ class Policies(NamedTuple):
     fetch: Any
     write: Any
     migrate: Any
+    scale: Any
+    recover: Any
     tiers: Any
     fabric: Any
     moves: Any
@@ -321,4 +325,5 @@ class State(NamedTuple):
     hierarchy: Hierarchy
     wires: Wires
     asking: Asking
+    lives: Lives
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

@@ -1,11 +1,28 @@
-"""Events of the hierarchy and of the fabric, and what they ask the instances to do."""
+"""Events of the hierarchy, of the fabric and of the life of instances, and what they ask the instances to do."""
 
+from replay.engine.alive import serves
+from replay.engine.asking import shown
 from replay.engine.fabric_schema import ARRIVED, EXCHANGED, FETCHED, OP_FABRIC_EVENT, REQUESTED
-from replay.engine.handoff import arrived, enqueue
+from replay.engine.handoff import arrived, end_unserved, enqueue, hand_over_anew, wake
 from replay.engine.jit import inlined, kernel
+from replay.engine.life_schema import GIVE_UP, OP_LIFE, OP_TODO, RESTART, RESTORE
 from replay.engine.links import fetch
+from replay.engine.notes import fault, note
+from replay.engine.observing import observe
 from replay.engine.phases import cut, settle
-from replay.engine.routing import consider, settle_down
+from replay.engine.routing import consider, drain, hold, looks, meet, settle_down, try_route
+from replay.engine.schema import (
+    BAD_RECOVER,
+    FAILED,
+    FETCHING,
+    HANDOFF,
+    LOG_FAIL,
+    LOG_RETRY,
+    LOST,
+    NONE,
+    PENDING,
+    RECOVER,
+)
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
     COLLECT_ALL,
@@ -108,3 +125,71 @@ def tier_event(state, policies):
         for i in range(state.cluster[0].num_prefill):
             settle(state, i)
         state.policies.tiers(address_of(state), OP_COLLECT if action == COLLECT_ALL else OP_SAMPLE, 0, 0)
+
+
+@kernel
+def recover(state, policies, r):
+    """Let request r, lost with its instance, go on as the recover policy says, in place. faults: BAD_RECOVER."""
+    cluster = state.cluster[0]
+    setting = state.lives.setting[0]
+    loss = state.lives.losses[r]
+    job = state.jobs[r]
+    request = state.requests[r]
+    loss.away_ps += cluster.now_ps - loss.lost_ps
+    loss.lost_ps = NONE
+    answer = policies.recover(shown(state, RECOVER, r, NONE), loss.losses, cluster.now_ps, state.tunables)
+    if answer < RESTART or answer > GIVE_UP:
+        fault(state, BAD_RECOVER, r, answer)
+        return
+    job.decode_instance = NONE
+    if answer == GIVE_UP:
+        setting.given_up += 1
+        note(state, LOG_FAIL, r, NONE, 0)
+        end_unserved(state, r, FAILED)
+        return
+    setting.retries += 1
+    if answer == RESTART and request.generated_tokens > 0:
+        setting.restarts += 1
+        setting.wasted_tokens += request.generated_tokens
+        request.generated_tokens = 0
+        job.first_token_ps = NONE
+        job.last_token_ps = NONE
+        job.max_itl_ps = 0
+    if answer == RESTORE and setting.replica_tokens > 0 and request.generated_tokens > 0:
+        kept = (request.prompt_tokens + request.generated_tokens - 1) // setting.replica_tokens * setting.replica_tokens
+        loss.restored_blocks = kept // state.views[0].block_tokens
+    job.stage = PENDING
+    note(state, LOG_RETRY, r, NONE, request.generated_tokens)
+    if looks(state):
+        observe(state, r)
+    if cluster.held >= 0 or not try_route(state, policies, r):
+        hold(state, policies, r)
+
+
+@kernel
+def carry_on(state, policies):
+    """Let every request go on that an event of the life of instances asks to, in place; then those that wait."""
+    r = state.policies.life(address_of(state), OP_TODO, 0, 0)
+    while r >= 0 and state.cluster[0].fault == 0:
+        stage = state.jobs[r].stage
+        if stage == LOST:
+            recover(state, policies, r)
+        elif stage == HANDOFF:
+            hand_over_anew(state, policies, state.jobs[r].prefill_instance, r)
+        elif stage == FETCHING:
+            enqueue(state, policies, state.jobs[r].instance, r)
+        else:
+            meet(state, policies, r)
+        r = state.policies.life(address_of(state), OP_TODO, 0, 0)
+    for i in range(state.cluster[0].num_instances):
+        if serves(state, i):
+            wake(state, policies, i)
+    if state.cluster[0].held >= 0:
+        drain(state, policies)
+
+
+@inlined
+def life_event(state, policies):
+    """Handle the next event of the life of instances, and what follows for requests. Modified in place."""
+    state.policies.life(address_of(state), OP_LIFE, 0, 0)
+    carry_on(state, policies)

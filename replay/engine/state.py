@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import fabric_schema, request_schema, schema, tier_schema
+from replay.engine import fabric_schema, life_schema, request_schema, schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -60,14 +60,19 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "left": (np.dtype("f8"), 2), "learned": (np.dtype("i4"), 2), "cells": (np.dtype("f8"), 2),
     "looks": (np.dtype("f8"), 2), "weights": (np.dtype("f8"), 1), "gains": (np.dtype("f8"), 1),
     "inverse": (np.dtype("f8"), 2), "record": (np.dtype("f8"), 1),
+    "life": (life_schema.LIFE, 1), "pools": (life_schema.POOL, 1), "totals": (life_schema.TALLY, 1),
+    "asked": (life_schema.TALLY, 1), "failures": (life_schema.FAILURE, 1), "setting": (life_schema.SETTING, 1),
+    "life_timers": (tier_schema.TIMER, 1), "moments": (life_schema.MOMENT, 1), "losses": (life_schema.LOSS, 1),
+    "offered": (schema.VIEW, 1), "offered_decodes": (schema.VIEW, 1), "offered_ids": (np.dtype("i8"), 1),
+    "decode_ids": (np.dtype("i8"), 1),
 }
-GROUPS = ("cache", "cost", "hierarchy", "wires", "asking")  # in compiled code these are the state itself
+GROUPS = ("cache", "cost", "hierarchy", "wires", "asking", "lives")  # in compiled code these are the state itself
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
     flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
-            **state.wires._asdict(), **state.asking._asdict()}
+            **state.wires._asdict(), **state.asking._asdict(), **state.lives._asdict()}
     return [flat[name] for name in ARRAYS]
 
 
@@ -128,7 +133,7 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 
 @intrinsic
-def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, migrate,
+def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover,
                 tiers, fabric, moves, learning, life, stages):
     """Keep first-class functions behind the table and return them as one pointer."""
 
@@ -140,7 +145,7 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
             builder.store(function, builder.bitcast(place, function.type.as_pointer()))
         return builder.bitcast(base, cgutils.voidptr_t)
 
-    functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, tiers, fabric, moves,
+    functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover, tiers, fabric, moves,
                  learning, life, stages)
     return POLICIES(table_type, *functions), build
 

@@ -1,5 +1,6 @@
 """What instances send over a fabric: handoffs as a whole or in parts, exchanges within a group, and waiting for KV."""
 
+from replay.engine.alive import decode_there
 from replay.engine.asking import shown
 from replay.engine.fabric_schema import EXCHANGE, HANDOFF_KIND, LAYERWISE, OP_BEGIN, OP_SHOW, WHOLE
 from replay.engine.jit import inlined, kernel
@@ -34,7 +35,10 @@ def choose_target(state, policies, i, r):
     seen = shown(state, DECODE_ROUTE, r, i)
     if cluster.pooled:
         state.views[i].running -= 1  # r itself, which counts nowhere while it has no place
-    chosen, _ = policies.decode(seen, state.decode_views, cluster.now_ps, state.tunables)
+    if cluster.away > 0:
+        chosen = decode_there(state, policies, r, seen)
+    else:
+        chosen, _ = policies.decode(seen, state.decode_views, cluster.now_ps, state.tunables)
     if cluster.pooled:
         state.views[i].running += 1
     if chosen == REFUSE:
@@ -52,7 +56,8 @@ def choose_target(state, policies, i, r):
     change_count(state, j)
     view.waiting += 1
     view.sent += 1
-    view.waiting_tokens += request.prompt_tokens + 1
+    # chosen early, over a fabric, it has no token yet; lost and resumed, it may have more than one
+    view.waiting_tokens += request.prompt_tokens + max(1, request.generated_tokens)
     return True
 
 

@@ -8,6 +8,7 @@ import optuna
 
 from replay.configuration import NODES
 from replay.errors import ConfigError
+from replay.life_config import fails
 from replay.policy import SLOTS, Choice, choose
 
 Value = float | int | str | bool | None
@@ -130,6 +131,10 @@ def asked(config: Mapping[str, Any]) -> list[str]:
         idle |= {"fetch", "write"}
     if not cluster.get("migrate_s"):
         idle.add("migrate")
+    if not (config.get("scale") or {}).get("interval_s"):
+        idle.add("scale")
+    if not fails(config.get("failures")):
+        idle.add("recover")
     return [slot for slot in SLOTS if slot in config["policy"] and slot not in idle]
 
 

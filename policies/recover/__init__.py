@@ -1,0 +1,1 @@
+"""How a request goes on whose instance failed."""

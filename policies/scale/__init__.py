@@ -1,0 +1,1 @@
+"""How many instances a pool should have."""

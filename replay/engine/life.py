@@ -1,0 +1,113 @@
+"""The part of the engine that runs the life of instances: one operation at a time, for the event loop."""
+
+from replay.engine.jit import kernel
+from replay.engine.life_schema import (
+    ASK,
+    DETECT,
+    DRAINING,
+    OP_AWAIT,
+    OP_DRAINED,
+    OP_LIFE,
+    OP_LOST,
+    OP_RESTORE,
+    OP_STRAND,
+    OP_TODO,
+    RESTORED,
+)
+from replay.engine.lifecycle import count_away, happen, is_empty, pop_life, push_life, release_those, vanish
+from replay.engine.links import transfer_ps
+from replay.engine.losing import lose_waiting
+from replay.engine.scaling import ask_pools
+from replay.engine.schema import FETCHING, HANDOFF, NONE
+
+
+@kernel
+def handle(state):
+    """Handle the timer that goes first, modified in place."""
+    kind, what = pop_life(state)
+    if kind == ASK:
+        ask_pools(state)
+    else:
+        happen(state, kind, what)
+    count_away(state)
+    release_those(state)
+
+
+@kernel
+def next_again(state):
+    """Take the request that is to go on next off its list, modified in place; returns its row, -1 for none."""
+    setting = state.lives.setting[0]
+    r = setting.again_head
+    if r >= 0:
+        setting.again_head = state.jobs[r].next
+        state.jobs[r].next = NONE
+    return r
+
+
+@kernel
+def lose_late(state, r, i):
+    """Lose request r, which came to instance i as that was not there any more, modified in place."""
+    lose_waiting(state, i, r)
+    if state.lives.life[i].trusted == 0:
+        push_life(state, state.cluster[0].now_ps, DETECT, i)
+
+
+@kernel
+def strand(state, r, i):
+    """Let request r, prefilled on instance i, wait there for a decode instance, modified in place."""
+    setting = state.lives.setting[0]
+    state.jobs[r].stage = HANDOFF
+    state.jobs[r].decode_instance = NONE
+    state.jobs[r].next = NONE
+    state.lives.life[i].stranded += 1
+    if setting.stranded_head < 0:
+        setting.stranded_head = r
+    else:
+        state.jobs[setting.stranded_tail].next = r
+    setting.stranded_tail = r
+
+
+@kernel
+def await_control(state, r):
+    """Let request r wait until the control plane is there again, modified in place."""
+    setting = state.lives.setting[0]
+    state.jobs[r].next = NONE
+    if setting.shut_head < 0:
+        setting.shut_head = r
+    else:
+        state.jobs[setting.shut_tail].next = r
+    setting.shut_tail = r
+
+
+@kernel
+def begin_restore(state, r, i):
+    """Copy what a replica has of the KV of request r to instance i; it joins the queue there then. In place."""
+    blocks = state.lives.losses[r].restored_blocks
+    tokens = blocks * state.views[i].block_tokens
+    state.jobs[r].stage = FETCHING
+    state.jobs[r].instance = i
+    state.lives.setting[0].restored_tokens += tokens
+    latency_ps = state.cost.profiles[state.instances[i].profile].transfer_latency_ps
+    push_life(state, state.cluster[0].now_ps + transfer_ps(state, i, tokens) + latency_ps, RESTORED, r)
+
+
+@kernel
+def operate_life(state, operation, what, i):
+    """Do one operation for the event loop, modified in place; of OP_TODO returns a request, -1 for none."""
+    if operation == OP_LIFE:
+        handle(state)
+    elif operation == OP_TODO:
+        return next_again(state)
+    elif operation == OP_LOST:
+        lose_late(state, what, i)
+    elif operation == OP_STRAND:
+        strand(state, what, i)
+    elif operation == OP_AWAIT:
+        await_control(state, what)
+    elif operation == OP_RESTORE:
+        begin_restore(state, what, i)
+    elif operation == OP_DRAINED:
+        for k in range(state.cluster[0].num_instances):
+            if state.lives.life[k].state == DRAINING and is_empty(state, k):
+                vanish(state, k)
+    return 0

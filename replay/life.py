@@ -1,0 +1,136 @@
+"""The life of a cluster's instances: those that come and go with the load, and those that fail; and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from replay.engine.life_schema import LIVES, OFF
+
+if TYPE_CHECKING:
+    from replay.metrics import Value
+    from replay.session import Session
+
+PS = 1e-12
+TABLES = ("lives", "life_changes")
+COLUMNS = ("losses", "away_s", "recomputed_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The instances of one role: how many there are at the least, at the most and at first."""
+
+    role: str
+    least: int
+    most: int
+    initial: int
+
+
+@dataclass(frozen=True, eq=False)
+class Failures:
+    """What fails: rows of a plan, and how often what fails by chance.
+
+    plan   : at_s, kind, what, for_s, speed of each failure, in any order
+    mtbf_s : kind -> mean time between failures of one of them, kinds that never fail left out
+    mttr_s : kind -> mean time to repair
+    """
+
+    plan: tuple[Mapping[str, Any], ...]
+    mtbf_s: Mapping[str, float]
+    mttr_s: Mapping[str, float]
+    until_s: float | None
+    link_speed: float
+
+
+@dataclass(frozen=True, eq=False)
+class Life:
+    """What a cluster's instances do beside serving.
+
+    interval_ps    : how often the scale policy is asked, 0 for never
+    start_ps       : from the decision to start an instance until it serves
+    budget         : instances that are on at once, 0 for no limit
+    detect_ps      : from a failure until routers know
+    replica_tokens : KV of decoding requests is copied every so many tokens, 0 for never
+    """
+
+    pools: tuple[Pool, ...]
+    interval_ps: int
+    start_ps: int
+    budget: int
+    failures: Failures
+    detect_ps: int
+    replica_tokens: int
+    node_instances: int
+
+
+def settled(session: "Session") -> dict[str, np.ndarray]:
+    """Return time paid, up and down of every instance up to now, int64 [ps] (num_instances,)."""
+    state = session.state
+    life = state.lives.life
+    elapsed_ps = int(state.cluster["now_ps"][0]) - life["since_ps"]
+    serves = np.isin(life["state"], (LIVES.index("up"), LIVES.index("draining")))
+    return {"paid_ps": life["paid_ps"] + elapsed_ps * (life["state"] != OFF),
+            "up_ps": life["up_ps"] + elapsed_ps * serves,
+            "down_ps": life["down_ps"] + elapsed_ps * (life["state"] == LIVES.index("down"))}  # fmt: skip
+
+
+def numbers(session: "Session") -> dict[str, "Value"]:
+    """Return what scaling and failures did in a run; nothing where all instances are there all the time.
+
+    availability : share of the time that instances were wanted in which they served
+    """
+    if session.cluster.life is None:
+        return {}
+    life, setting = session.state.lives.life, session.state.lives.setting[0]
+    times = settled(session)
+    gpus = np.array([instance.profile.gpus for instance in session.cluster.instances])
+    losses = session.state.lives.losses
+    wanted_ps = times["up_ps"].sum() + times["down_ps"].sum()
+    return {
+        "gpu_hours": float((times["paid_ps"] * gpus).sum()) * PS / 3600,
+        "gpu_hours_all_on": float(gpus.sum() * int(session.state.cluster["now_ps"][0])) * PS / 3600,
+        "instances_started": int(life["starts"].sum()),
+        "instance_failures": int(life["crashes"].sum()),
+        "availability": float(times["up_ps"].sum() / wanted_ps) if wanted_ps else None,
+        "lost_requests": int((losses["losses"] > 0).sum()),
+        "losses": int(losses["losses"].sum()),
+        "losses_of_a_failure_max": int(setting["most_lost"]),
+        "recovery_s_mean": _mean(losses["away_ps"][losses["losses"] > 0] * PS),
+        "recomputed_tokens": int(losses["recomputed_tokens"].sum()) - int(setting["restored_tokens"]),
+        "restored_tokens": int(setting["restored_tokens"]),
+        "regenerated_tokens": int(setting["wasted_tokens"]),
+        "cached_tokens_lost": int(life["cached_lost_blocks"].sum()) * session.cluster.block_tokens,
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def columns(session: "Session") -> dict[str, np.ndarray]:
+    """Return what happened to each request by failures: how often it was lost, how long it was away, KV lost."""
+    if session.cluster.life is None:
+        return {}
+    losses = session.state.lives.losses
+    return {"losses": losses["losses"], "away_s": losses["away_ps"] * PS,
+            "recomputed_tokens": losses["recomputed_tokens"]}  # fmt: skip
+
+
+def tables(session: "Session") -> dict[str, pl.DataFrame]:
+    """Return a row an instance, and a row for each change of what an instance does."""
+    if session.cluster.life is None:
+        return {}
+    life, setting = session.state.lives.life, session.state.lives.setting[0]
+    roles = [instance.role for instance in session.cluster.instances]
+    times = {f"{name[:-3]}_s": value * PS for name, value in settled(session).items()}
+    lives = pl.DataFrame({
+        "instance": np.arange(len(roles)), "role": roles, "state": [LIVES[code] for code in life["state"]], **times,
+        **{name: np.ascontiguousarray(life[name]) for name in ("crashes", "starts", "lost_requests", "lost_kv_tokens",
+                                                               "cached_lost_blocks")}})  # fmt: skip
+    moments = session.state.lives.moments[: int(setting["moments"])]
+    changes = pl.DataFrame({"time_s": moments["time_ps"] * PS, "instance": np.ascontiguousarray(moments["instance"]),
+                            "state": [LIVES[code] for code in moments["state"]]},
+                           schema={"time_s": pl.Float64, "instance": pl.Int32, "state": pl.String})  # fmt: skip
+    return {"lives": lives, "life_changes": changes}
