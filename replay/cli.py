@@ -47,6 +47,12 @@ def _place(arguments: Sequence[str]) -> int:
     return place(arguments)
 
 
+def _variability(arguments: Sequence[str]) -> int:
+    from replay.study.variability import main as variability
+
+    return variability(arguments)
+
+
 def _profile(arguments: Sequence[str]) -> int:
     from replay.fidelity.verb import main as profile
 
@@ -92,6 +98,7 @@ VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "place": ("search prefill and decode instances for a trace: kvreplay place [place.target=0.9] [as run]", _place),
     "capacity": ("the highest rate that keeps targets: kvreplay capacity [capacity.target=0.9] [as run -m]", _capacity),
     "tune": ("search tunables and other keys for the best: kvreplay tune [study.trials=100] [as run]", _tune),
+    "variability": ("training against inference, where waiting goes: kvreplay variability [as run]", _variability),
     "profile": ("hardware from measurements: kvreplay profile build|calibrate|observe|measure|validate", _profile),
     "predict": ("train and judge length predictors: kvreplay predict train|evaluate|gain [as run]", _predict),
     "report": ("an HTML page about runs and studies: kvreplay report FOLDER... [report.out=FILE] | --help", _report),

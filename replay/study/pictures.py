@@ -125,3 +125,28 @@ def gain(rows: pl.DataFrame) -> str | None:
         width=60 + 520 * len(names),
     )
     return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="gain"))
+
+
+def variability(table: pl.DataFrame) -> str | None:
+    """Return a page with what each workload takes more than training, by part of a request, beside Kingman's wait.
+
+    table   : of `replay.study.variability_table.rows_of`
+    returns : None without Plotly
+    """
+    subplots = plotly_subplots()
+    if subplots is None:
+        return None
+    figure = subplots.make_subplots()
+    names = table["workload"].to_list()
+    for part, colour in (("queue", "#1f77b4"), ("prefill", "#ff7f0e"), ("decode", "#2ca02c")):
+        figure.add_bar(x=names, y=table[f"more_{part}_s"].to_list(), name=part, marker={"color": colour})
+    figure.add_scatter(
+        x=names, y=table["kingman_s"].to_list(), mode="markers", name="Kingman's wait of one server as fast",
+        marker={"symbol": "diamond-open", "size": 10, "color": "black"},
+    )  # fmt: skip
+    figure.update_yaxes(title_text="mean time more than in training (s)")
+    figure.update_layout(
+        title="Where variability goes: equal mean work, equal rate", barmode="relative", template="plotly_white",
+        height=HEIGHT + 60, width=2 * WIDTH - 160,
+    )  # fmt: skip
+    return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="variability"))
