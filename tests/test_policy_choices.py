@@ -353,7 +353,7 @@ POOL: dict[str, Any] = {
 
 
 def wanted(name: str, pool: dict[str, Any], memory: list[float] | None = None, others: Any = None, **given: Any) -> Any:
-    """Ask a scale policy, as plain Python, about a pool that differs from the usual one as given, alone or of others."""
+    """Ask a scale policy, as plain Python, about a pool that differs from the usual as given, alone or of others."""
     policy = registry()["scale"][name]
     row = SimpleNamespace(**POOL | pool)
     pools = [row] if others is None else [SimpleNamespace(**POOL | other) for other in others]
