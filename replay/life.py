@@ -97,8 +97,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
     if session.cluster.life is None:
         return {}
     life, setting = session.state.lives.life, session.state.lives.setting[0]
-    times = settled(session)
-    gpus = np.array([instance.profile.gpus for instance in session.cluster.instances])
+    times = {name: value.astype(np.float64) for name, value in settled(session).items()}  # sums may pass 64 bits
+    gpus = np.array([float(instance.profile.gpus) for instance in session.cluster.instances])
     losses = session.state.lives.losses
     wanted_ps = times["up_ps"].sum() + times["down_ps"].sum()
     return {

@@ -76,11 +76,13 @@ COMPARED_LIFE = (
 
 
 def number(value: Any, factor: float = 1) -> str:
-    """Write a number with about three significant digits; a dash for None."""
+    """Write a number with about three significant digits, a count with all; a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
+    if isinstance(value, int) and factor == 1:
+        return f"{value:,}"
     scaled = value * factor
     if scaled == 0 or abs(scaled) >= 100:
         return f"{scaled:,.0f}"

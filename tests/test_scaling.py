@@ -172,3 +172,11 @@ def initial(roles: str, pools: list[Pool]) -> list[bool]:
     """Return which instances are on at first: so many of each pool, the lowest ones."""
     firsts = {pool.role[0]: pool.initial for pool in pools}
     return [roles[:i].count(role) < firsts[role] for i, role in enumerate(roles)]
+
+
+def test_hours_of_many_instances_do_not_overflow() -> None:
+    """Sixty instances for 200,000 s: 1.2e19 ps in all, more than 64 bits hold."""
+    rows = [(10, 4, 2), (2 * 10**17, 4, 2)]
+    found = replayed("m" * 60, rows, life(Pool("mixed", 1, 60, 60), interval_ps=10**17)).result().summary
+    assert found["gpu_hours"] == found["gpu_hours_all_on"] == pytest.approx(60 * 200_000 / 3600)
+    assert found["availability"] == 1.0
