@@ -32,12 +32,11 @@ def sections(sweeps: Sequence[Sweep]) -> list[Section]:
     panels.line(0, "no other is better in both", best["cost_usd"].to_numpy(), best["slo_attainment"].to_numpy(),
                 color=INK, dash="dot", shape="hv")  # fmt: skip
     for k, ((name,), part) in enumerate(rows.group_by("multirun", maintain_order=True)):
-        ordered = part.sort("cost_usd")
         colour = PALETTE[k % len(PALETTE)]
         panels.add(
-            0, str(name), "scatter", x=ordered["cost_usd"].to_numpy(), y=ordered["slo_attainment"].to_numpy(),
+            0, str(name), "scatter", x=part["cost_usd"].to_numpy(), y=part["slo_attainment"].to_numpy(),
             mode="lines+markers", marker={"color": colour, "size": 8}, line={"color": colour, "width": 1.2},
-            text=ordered["label"].to_list(), hovertemplate="%{text}: $%{x:,.0f}, %{y:.4f}<extra></extra>",
+            text=part["label"].to_list(), hovertemplate="%{text}: $%{x:,.0f}, %{y:.4f}<extra></extra>",
         )  # fmt: skip
     panels.axes(0, {"title_text": "cost of the run, USD"}, {"title_text": "share of requests that met their SLO"})
     says = "Every run of the multiruns, a colour each. Of those on the dotted line none is beaten in both by another."
