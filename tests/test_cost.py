@@ -183,7 +183,7 @@ def test_energy_and_its_price_by_hand():
 
 
 def test_instances_are_charged_for_the_time_that_they_were_paid():
-    """A quarter of the span at $4, all of it at $6, a core a GPU at $1; 900 s at 100 W, half a second of it at 500 W."""
+    """A quarter of the span at $4, all of it at $6, a core a GPU at $1; 900 s at 100 W, half a second of it 500."""
     where = on(["prefill", "decode"], *[priced(usd, idle_w=100.0, busy_w=500.0) for usd in (4.0, 6.0)])
     rates = usd_per_hour(where, Prices(cpu_usd_per_core_hour=1.0, cores_per_gpu=1.0), np.array([0.25, 1.0]))
     assert (rates["gpu"], rates["cpu"]) == (7.0, 1.25)

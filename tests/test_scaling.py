@@ -22,12 +22,13 @@ def life(*pools: Pool, interval_ps: int = 1000, start_ps: int = 1500, budget: in
     return Life(pools, interval_ps, start_ps, budget, NONE, 0, 0, 1)
 
 
-def replayed(roles: str, rows: list[tuple[int, int, int]], how: Life, most: int = 10_000, **named: Any) -> Session:
+def replayed(roles: str, rows: list[tuple[int, int, int]], how: Life, most: int = 10_000,
+             chains: list[list[int]] | None = None, **named: Any) -> Session:  # fmt: skip
     """Replay requests on instances (p, m, d) with iterations of 100 ps, in slices of so many events."""
     names = {"p": "prefill", "m": "mixed", "d": "decode"}
     profile = replace(small_profile(iteration_ps=100), price_per_hour=3.6e15)  # a USD a picosecond
     instances = [small_instance(names[role], profile, token_fs=1) for role in roles]
-    session = Session(small_trace(rows), replace(small_cluster(instances), life=how), small_policies(**named))
+    session = Session(small_trace(rows, chains), replace(small_cluster(instances), life=how), small_policies(**named))
     while not session.advance(most):
         pass
     return session
@@ -181,3 +182,14 @@ def test_hours_of_many_instances_do_not_overflow() -> None:
     found = session.result().summary
     assert session.now_s == pytest.approx(250_000) and found["availability"] == 1.0
     assert found["gpu_hours"] == found["gpu_hours_all_on"] == pytest.approx(60 * 250_000 / 3600)
+
+
+def test_shrinking_loses_a_cache_and_says_so() -> None:
+    """Prompts of two blocks of 4 tokens, one on each instance; at 1,000 ps half of the two go, and 8 tokens with it."""
+    rows = [(10, 8, 4), (20, 8, 4), (5000, 8, 2)]
+    half = ("schedule", {"day": 0.5, "night": 0.5})
+    session = replayed("mm", rows, life(Pool("mixed", 1, 2, 2)), chains=[[1, 2], [3, 4], [3, 4]], scale=half)
+    found = session.result()
+    assert changes(session) == [(1000, 1, "draining"), (1000, 1, "off")]
+    assert (found.summary["cached_tokens_lost"], found.summary["cached_tokens_shrunk"]) == (8, 8)
+    assert found.requests["hit_tokens"].to_list() == [0, 0, 0]
