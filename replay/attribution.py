@@ -14,23 +14,27 @@ if TYPE_CHECKING:
 UNKNOWN_SHARE = 0.5  # where nothing ever ran
 
 
-def input_share(cluster: "Cluster", instances: np.ndarray, requests: pl.DataFrame) -> float:
+def input_share(cluster: "Cluster", instances: np.ndarray, requests: pl.DataFrame,
+                on: np.ndarray | None = None) -> float:
     """Return the share of the cost that input tokens caused; the rest is that of output tokens.
 
     A prefill instance's cost is all input, a decode instance's all output, idle time included. That of a mixed one is
     split as its busy time: input is what the prompt tokens it computed would take alone in iterations filled to its
     token budget, output the rest. So an iteration that carries few prompt tokens beside its decodes counts, but for
     these, as one of decoding: input is charged the least that its tokens can cost. A mixed instance that never ran
-    shares as the others do. Instances weigh by their price, by their GPUs where there is none.
+    shares as the others do. Instances weigh by their price, by their GPUs where there is none, times the time that
+    they were paid.
 
     instances : INSTANCE rows (instances,), read only
     requests  : one row a request
+    on        : share of the span that each instance was paid, None for all of it
     returns   : 0 to 1
     """
     roles = np.array([instance.role for instance in cluster.instances])
     weights = np.array([instance.profile.price_per_hour for instance in cluster.instances])
     if not weights.any():
         weights = np.array([float(instance.profile.gpus) for instance in cluster.instances])
+    weights = weights if on is None else weights * on
     shares = np.where(roles == "prefill", 1.0, 0.0)
     busy_ps = instances["busy_ps"].astype(np.float64)
     mixed = roles == "mixed"

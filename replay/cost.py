@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from replay.attribution import input_share
 from replay.energy import J_PER_KWH, energy_kwh
 from replay.fabric import FRONT_END, KINDS
 from replay.kv import DISK, DRAM
+from replay.life import paid_s
 from replay.metrics import ARRIVED, FINISHED, SCHEDULED, SPAN_S, Value
 from replay.prices import Prices
 from replay.slo import Slo, Tier
@@ -57,15 +59,17 @@ def numbers(session: "Session", requests: pl.DataFrame) -> tuple[dict[str, Value
     cluster, prices = session.cluster, session.prices
     span_s = requests.select(SPAN_S).item() or 0.0
     instances = session.state.instances[: len(cluster.instances)]
-    kwh = energy_kwh(cluster, instances["busy_ps"], span_s, prices.pue)
-    rates = usd_per_hour(cluster, prices)
+    on_s = paid_s(session)
+    kwh = energy_kwh(cluster, instances["busy_ps"], span_s if on_s is None else on_s, prices.pue)
+    on = None if on_s is None or span_s <= 0 else on_s / span_s
+    rates = usd_per_hour(cluster, prices, on)
     if span_s > 0:
         rates["network"] += traffic_usd(session, whole["generated_tokens"]) * S_PER_HOUR / span_s
         rates["electricity"] = (kwh or 0.0) * prices.electricity_usd_per_kwh * S_PER_HOUR / span_s
     found: dict[str, Value] = {"usd_per_hour": None, "usd_per_million_tokens": None}
     costs: dict[str, float] = {}
     if any(rates.values()):
-        found |= cost(rates, span_s, input_share(cluster, instances, requests), whole)
+        found |= cost(rates, span_s, input_share(cluster, instances, requests, on), whole)
         if found["cost_usd"] is not None:
             costs = by_tier(found["input_cost_usd"], found["output_cost_usd"], tallies)  # type: ignore[arg-type]
     earned = revenue(session.slo, tallies)
@@ -94,9 +98,10 @@ def total(tallies: Mapping[str, Tally]) -> Tally:
     return {name: sum(one[name] for one in tallies.values()) for name in TALLIED}
 
 
-def usd_per_hour(cluster: "Cluster", prices: Prices) -> dict[str, float]:
+def usd_per_hour(cluster: "Cluster", prices: Prices, on: np.ndarray | None = None) -> dict[str, float]:
     """Return what a cluster costs an hour whatever it does, part by part; pool nodes that leave are paid for too.
 
+    on      : time that each instance was paid, as a share of the span; None for all of it
     gpu     : instances, as their hardware says
     cpu     : cores of GPUs' hosts, of shared DRAM nodes and of index shards
     dram    : of the blocks that shared nodes and hosts hold below the HBM
@@ -104,7 +109,9 @@ def usd_per_hour(cluster: "Cluster", prices: Prices) -> dict[str, float]:
     network : ports of the fabric
     """
     kv, fabric = cluster.kv, cluster.fabric
-    cores = prices.cores_per_gpu * sum(instance.profile.gpus for instance in cluster.instances)
+    shares = np.ones(len(cluster.instances)) if on is None else on
+    cores = prices.cores_per_gpu * sum(share * instance.profile.gpus
+                                       for share, instance in zip(shares.tolist(), cluster.instances, strict=True))
     dram = ssd = 0.0
     if kv is not None:
         cores += prices.cores_per_dram_node * kv.shared_nodes + prices.cores_per_index_shard * kv.index.shards
@@ -117,7 +124,8 @@ def usd_per_hour(cluster: "Cluster", prices: Prices) -> dict[str, float]:
                 price = prices.store_usd_per_tib_hour if store.node < 0 else prices.ssd_usd_per_tib_hour
                 ssd += price * size_bytes / TIB
     return {
-        "gpu": sum(instance.profile.price_per_hour for instance in cluster.instances),
+        "gpu": sum(share * instance.profile.price_per_hour
+                   for share, instance in zip(shares.tolist(), cluster.instances, strict=True)),
         "cpu": cores * prices.cpu_usd_per_core_hour,
         "dram": dram,
         "ssd": ssd,

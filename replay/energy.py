@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 J_PER_KWH = 3.6e6
 
 
-def energy_kwh(cluster: "Cluster", busy_ps: np.ndarray, span_s: float, pue: float) -> float | None:
-    """Return the energy of a run: busy_w while an instance runs an iteration, idle_w the rest of the span, times PUE.
+def energy_kwh(cluster: "Cluster", busy_ps: np.ndarray, on_s: float | np.ndarray, pue: float) -> float | None:
+    """Return the energy of a run: busy_w while an instance runs an iteration, idle_w the rest of its time, times PUE.
 
     An upper bound where busy_w is the thermal design power. Hosts, pool nodes and switches are not counted.
 
     busy_ps : int64 (instances,), read only
-    span_s  : from the first arrival to the last finish
+    on_s    : time that instances were on: the span from the first arrival to the last finish, or that of each
     returns : kWh of all GPUs; None where the power of some is unknown
     """
     profiles = [instance.profile for instance in cluster.instances]
@@ -29,7 +29,7 @@ def energy_kwh(cluster: "Cluster", busy_ps: np.ndarray, span_s: float, pue: floa
     idle_w, busy_w, gpus = np.array([[one.idle_w, one.busy_w, one.gpus] for one in profiles], np.float64).T
     busy_s = busy_ps / PS_PER_S
     # An interrupted replay may be busy after its last finish.
-    joules = gpus * (busy_w * busy_s + idle_w * np.maximum(0.0, span_s - busy_s))
+    joules = gpus * (busy_w * busy_s + idle_w * np.maximum(0.0, on_s - busy_s))
     return float(joules.sum()) * pue / J_PER_KWH
 
 

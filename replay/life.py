@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from replay.engine.life_schema import LIVES, OFF
+from replay.life_misses import misses_while_starting
 
 if TYPE_CHECKING:
     from replay.metrics import Value
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 PS = 1e-12
 TABLES = ("lives", "life_changes")
+OF_AN_INSTANCE = ("crashes", "starts", "lost_requests", "lost_kv_tokens", "cached_lost_blocks", "cached_shrunk_blocks")
 COLUMNS = ("losses", "away_s", "recomputed_tokens")
 
 
@@ -76,16 +78,27 @@ def settled(session: "Session") -> dict[str, np.ndarray]:
             "down_ps": life["down_ps"] + elapsed_ps * (life["state"] == LIVES.index("down"))}  # fmt: skip
 
 
-def numbers(session: "Session") -> dict[str, "Value"]:
+def paid_s(session: "Session") -> np.ndarray | None:
+    """Return how long each instance was paid up to now, float64 [s]; None where all are there all the time."""
+    if session.cluster.life is None:
+        return None
+    paid: np.ndarray = settled(session)["paid_ps"] * PS
+    return paid
+
+
+def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
     """Return what scaling and failures did in a run; nothing where all instances are there all the time.
 
-    availability : share of the time that instances were wanted in which they served
+    gpu_hours              : GPUs times the time that their instance was paid: all but OFF, start and repair included
+    availability           : share of the time that instances were wanted in which they served
+    misses_while_starting  : as `replay.life_misses` counts them
+    cached_tokens_shrunk   : of cached_tokens_lost, those that went with instances switched off
     """
     if session.cluster.life is None:
         return {}
     life, setting = session.state.lives.life, session.state.lives.setting[0]
-    times = settled(session)
-    gpus = np.array([instance.profile.gpus for instance in session.cluster.instances])
+    times = {name: value.astype(np.float64) for name, value in settled(session).items()}  # sums may pass 64 bits
+    gpus = np.array([float(instance.profile.gpus) for instance in session.cluster.instances])
     losses = session.state.lives.losses
     wanted_ps = times["up_ps"].sum() + times["down_ps"].sum()
     return {
@@ -102,6 +115,8 @@ def numbers(session: "Session") -> dict[str, "Value"]:
         "restored_tokens": int(setting["restored_tokens"]),
         "regenerated_tokens": int(setting["wasted_tokens"]),
         "cached_tokens_lost": int(life["cached_lost_blocks"].sum()) * session.cluster.block_tokens,
+        "cached_tokens_shrunk": int(life["cached_shrunk_blocks"].sum()) * session.cluster.block_tokens,
+        "misses_while_starting": misses_while_starting(session, requests),
     }
 
 
@@ -127,8 +142,7 @@ def tables(session: "Session") -> dict[str, pl.DataFrame]:
     times = {f"{name[:-3]}_s": value * PS for name, value in settled(session).items()}
     lives = pl.DataFrame({
         "instance": np.arange(len(roles)), "role": roles, "state": [LIVES[code] for code in life["state"]], **times,
-        **{name: np.ascontiguousarray(life[name]) for name in ("crashes", "starts", "lost_requests", "lost_kv_tokens",
-                                                               "cached_lost_blocks")}})  # fmt: skip
+        **{name: np.ascontiguousarray(life[name]) for name in OF_AN_INSTANCE}})  # fmt: skip
     moments = session.state.lives.moments[: int(setting["moments"])]
     changes = pl.DataFrame({"time_s": moments["time_ps"] * PS, "instance": np.ascontiguousarray(moments["instance"]),
                             "state": [LIVES[code] for code in moments["state"]]},

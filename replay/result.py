@@ -79,7 +79,7 @@ class Result:
             **network.numbers(session, requests),
             **_predicted(session),
             **_migrated(session),
-            **life.numbers(session),
+            **life.numbers(session, requests),
         }
         numbers = metrics.summary(requests, session.state.histogram, session.slo, totals) | money_by_tier
         log = events.to_table(session.log) if getattr(session, "events", False) else None

@@ -64,14 +64,25 @@ COMPARED_FABRIC = (
     ("card use\nmax", "nic_utilisation_max", 1),
     ("$ for 1M\ntokens", "usd_per_million_tokens", 1),
 )
+# and for runs whose instances come, go or fail
+COMPARED_LIFE = (
+    ("GPU-\nhours", "gpu_hours", 1),
+    ("cost\n$", "cost_usd", 1),
+    ("starts", "instances_started", 1),
+    ("misses while\nstarting", "misses_while_starting", 1),
+    ("fail-\nures", "instance_failures", 1),
+    ("lost", "lost_requests", 1),
+)
 
 
 def number(value: Any, factor: float = 1) -> str:
-    """Write a number with about three significant digits; a dash for None."""
+    """Write a number with about three significant digits, a count with all; a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
+    if isinstance(value, int) and factor == 1:
+        return f"{value:,}"
     scaled = value * factor
     if scaled == 0 or abs(scaled) >= 100:
         return f"{scaled:,.0f}"
@@ -172,6 +183,24 @@ def fabric(summary: Mapping[str, Value]) -> list[RenderableType]:
     return list(lines)
 
 
+def life(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what instances that come, go and fail did in a run; nothing where all are there all the time."""
+    if "gpu_hours" not in summary:
+        return []
+    hours, whole = float(summary["gpu_hours"] or 0.0), float(summary["gpu_hours_all_on"] or 0.0)
+    saved = f", {100 * (1 - hours / whole):.1f} % less than all on" if whole else ""
+    lines = [f"{number(hours)} GPU-hours{saved}; {summary['instances_started']:,} starts, "
+             f"{number(summary['misses_while_starting'])} SLO misses while one was starting; "
+             f"{number(summary['cached_tokens_shrunk'])} cached tokens lost by shrinking"]  # fmt: skip
+    if summary["instance_failures"]:
+        cached = float(summary["cached_tokens_lost"] or 0) - float(summary["cached_tokens_shrunk"] or 0)
+        lines.append(f"{summary['instance_failures']:,} failures of instances, availability "
+                     f"{number(summary['availability'])}; {summary['lost_requests']:,} requests lost, "
+                     f"{number(summary['recovery_s_mean'])} s until they were routed again, "
+                     f"{number(summary['recomputed_tokens'])} tokens computed again, {number(cached)} cached ones lost")
+    return ["", *lines]
+
+
 def totals(summary: Mapping[str, Value]) -> str:
     """Say in one line what became of the requests and how fast the replay was."""
     counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]
@@ -191,9 +220,11 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     table.add_column("run", justify="right", no_wrap=True)
     for name in varying:
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
-    compared = COMPARED + (COMPARED_TIERS if any(row.get("hit_rate_hbm") is not None for row in rows) else ())
-    more = COMPARED_FABRIC if any(row.get("fabric_ports") is not None for row in rows) else ()
-    compared += tuple(column for column in more if column not in compared)
+    compared: tuple[tuple[str, str, float], ...] = COMPARED
+    optional = {"hit_rate_hbm": COMPARED_TIERS, "fabric_ports": COMPARED_FABRIC, "gpu_hours": COMPARED_LIFE}
+    for key, more in optional.items():
+        if any(row.get(key) is not None for row in rows):
+            compared += tuple(column for column in more if column not in compared)
     for heading, *_ in compared:
         table.add_column(heading, justify="right", no_wrap=True)
     best = {key: _best([row.get(key) for row in rows], better(key)) for _, key, _ in compared}

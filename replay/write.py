@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from replay.errors import WriteError
 
+MOST_TRIES = 100
 
 @contextlib.contextmanager
 def together(folder: str | os.PathLike[str]) -> Iterator[Callable[[str], Path]]:
@@ -29,12 +30,12 @@ def together(folder: str | os.PathLike[str]) -> Iterator[Callable[[str], Path]]:
     def place(name: str) -> Path:
         final = target / name
         made.extend(path for path in _missing(final.parent) if path not in made)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _make(final.parent)
         pending[final] = final.with_name(f".{final.name}.{os.getpid()}.partial")
         return pending[final]
 
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        _make(target)
         yield place
         for temporary in pending.values():
             _sync(temporary)
@@ -55,13 +56,24 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     missing = _missing(target)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        _make(target)
         with tempfile.TemporaryFile(dir=target):
             pass
     except OSError as error:
         raise WriteError(_sentence(target, error)) from error
     finally:
         _discard((), missing)
+
+
+def _make(target: Path) -> None:
+    """Make a folder and those above it, although a check of another run may take these away in between."""
+    for _ in range(MOST_TRIES):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        except FileNotFoundError:
+            continue
+    target.mkdir(parents=True, exist_ok=True)
 
 
 def _missing(target: Path) -> list[Path]:

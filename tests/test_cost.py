@@ -182,6 +182,16 @@ def test_energy_and_its_price_by_hand():
     assert energy_kwh(on(["mixed"], priced(1.0, busy_w=500.0)), np.array([1]), 1.0, 1.0) is None
 
 
+def test_instances_are_charged_for_the_time_that_they_were_paid():
+    """A quarter of the span at $4, all of it at $6, a core a GPU at $1; 900 s at 100 W, half a second of it 500."""
+    where = on(["prefill", "decode"], *[priced(usd, idle_w=100.0, busy_w=500.0) for usd in (4.0, 6.0)])
+    rates = usd_per_hour(where, Prices(cpu_usd_per_core_hour=1.0, cores_per_gpu=1.0), np.array([0.25, 1.0]))
+    assert (rates["gpu"], rates["cpu"]) == (7.0, 1.25)
+    assert input_share(where, np.zeros(2, INSTANCE), pl_rows(), np.array([0.25, 1.0])) == pytest.approx(1 / 7)
+    kwh = energy_kwh(where, np.array([5 * 10**11, 0]), np.array([900.0, 3600.0]), 1.0)
+    assert kwh == pytest.approx((500 * 0.5 + 100 * 899.5 + 100 * 3600) / 3.6e6)
+
+
 def test_nothing_that_finished_has_no_cost_of_tokens_but_a_price_an_hour():
     made = session([waiting(0.0)], slo=SOLD)
     made.cluster = on(["prefill", "decode"], priced(3.0), priced(6.0))

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "predictors": {"traces", "predictors"},
     "replay": {"traces", "predictors", "replay"},
 }
-OF_A_POLICY = {"replay.policy", "replay.engine.draws", "math", "numba", "policies.expected"}
+OF_A_POLICY = {"replay.policy", "replay.engine.draws", "math", "numba", "policies.expected", "policies.planning"}
 PACKAGES = [name for name in ("traces", "predictors", "replay", "policies") if (ROOT / name).is_dir()]
 
 

@@ -162,6 +162,8 @@ def pools(random: Random, count: int) -> np.ndarray:
         for name in ("iteration_s", "prefill_token_s", "decode_request_s", "kv_token_s"):
             row[name] = random.choice([0.0, 10.0 ** random.uniform(-12, 0)])
         row["prefill_tokens_per_s"] = 10.0 ** random.uniform(0, 9)
+        row["places"], row["kv_tokens"] = random.choice([1, 256]), random.randint(1, 10**9)
+        row["start_s"], row["budget"] = random.choice([0.0, 130.0]), random.choice([0, 2, 16])
         for name in ("ttft_target_s", "itl_target_s"):
             row[name] = random.choice([math.inf, 10.0 ** random.uniform(-3, 2)])
     return rows

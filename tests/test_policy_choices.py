@@ -340,3 +340,101 @@ def test_llumnix_evens_out_freeness() -> None:
     assert asked("migrate", "llumnix", views, enough=4.0) == (-1, -1)
     views[1]["decoding"] = 0  # nothing there to move
     assert asked("migrate", "llumnix", views) == (0, 2)
+
+
+POOL: dict[str, Any] = {
+    "role": 1, "index": 0, "up": 2, "starting": 0, "draining": 0, "down": 0, "least": 1, "most": 16, "waiting": 0,
+    "running": 0, "held": 0, "queued_tokens": 0, "kv_share": 0.0, "interval_s": 60.0, "busy_share": 0.0, "arrivals": 0,
+    "arrived_tokens": 0, "first_tokens": 0, "ttft_s": 0.0, "finished": 0, "mean_output_tokens": 0.0, "itl_s": 0.0,
+    "iteration_s": 0.02, "prefill_token_s": 1e-4, "decode_request_s": 1e-3, "kv_token_s": 1e-7, "places": 64,
+    "prefill_tokens_per_s": 1000.0, "kv_tokens": 10**6, "ttft_target_s": 2.0, "itl_target_s": 0.1, "start_s": 120.0,
+    "budget": 0, "since_s": 60.0,
+}  # fmt: skip
+
+
+def wanted(name: str, pool: dict[str, Any], memory: list[float] | None = None, others: Any = None, **given: Any) -> Any:
+    """Ask a scale policy, as plain Python, about a pool that differs from the usual as given, alone or of others."""
+    policy = registry()["scale"][name]
+    row = SimpleNamespace(**POOL | pool)
+    pools = [row] if others is None else [SimpleNamespace(**POOL | other) for other in others]
+    more = [[0.0] * 1024 if memory is None else memory] if "memory" in policy.extras else []
+    return uncompiled(policy.function)(row, pools, 0, *more, **policy.defaults | given)
+
+
+def test_tracking_takes_total_by_target_outside_a_tolerance() -> None:
+    """32 a instance: 68 in flight on two is 6 % over, 71 11 %; held ones count where prompts go."""
+    assert wanted("target_tracking", {"running": 60, "waiting": 8}) == 2
+    assert wanted("target_tracking", {"running": 60, "waiting": 11}) == 3
+    assert wanted("target_tracking", {"running": 60, "held": 11}) == 3
+    assert wanted("target_tracking", {"role": 2, "running": 60, "held": 500}, decode_target=30.0) == 2
+    assert wanted("target_tracking", {"running": 60, "waiting": 11, "starting": 1}) == 3  # 71 / 96: would be reversed
+    assert wanted("target_tracking", {"running": 170, "starting": 1}) == 6  # 170 / 96
+    assert wanted("target_tracking", {"busy_share": 0.9}, metric=1, target=0.5) == 4  # 2 * .9 / .5
+    assert wanted("target_tracking", {"kv_share": 0.9}, metric=2, target=0.6) == 3
+    assert wanted("target_tracking", {"queued_tokens": 9000}, metric=3, target=2000.0) == 5
+
+
+def test_tracking_shrinks_to_the_most_of_its_window() -> None:
+    """Wanted 3, 2, 1, 1: with a window of 100 s the answers of 60 and of 120 s ago hold it up, of its 4 instances."""
+    memory, totals = [0.0] * 1024, (96, 64, 20, 20, 20)
+    answers = [wanted("target_tracking", {"up": 4, "running": total, "since_s": 60.0 * k, "index": 1}, memory,
+                      window_s=100.0) for k, total in enumerate(totals)]  # fmt: skip
+    assert answers == [3, 3, 2, 1, 1] and memory[:256] == [0.0] * 256
+
+
+def test_the_planner_sizes_prefill_and_decode() -> None:
+    """Ten a second of 800 and 400 tokens: 8 instances of prefill at 1,000 a second, at .8 busy 10.
+
+    Decode: context 1,000, so 1.1 ms a request; 20 ms + 64 * 1.1 ms is 90.4 ms, in time: 4,000 tokens a second take
+    4,000 * .0904 / 64 = 5.65 instances, at .8 busy 7.06. A mixed pool takes both, 17.06. At most 50 ms fit 27.
+    """
+    load = {"arrivals": 600, "arrived_tokens": 480_000, "finished": 600, "mean_output_tokens": 400.0, "most": 99}
+    assert wanted("sla_planner", load | {"role": 0}) == 10
+    assert wanted("sla_planner", load | {"role": 2}) == 8
+    assert wanted("sla_planner", load) == 18
+    assert wanted("sla_planner", load | {"role": 2, "itl_target_s": 0.05}, most_busy=1.0) == 8  # 4000 * .0497 / 27: 7.4
+    half = {"first_tokens": 9, "ttft_s": 0.05}  # .1 s expected of a prompt alone: half was found cached
+    assert wanted("sla_planner", load | {"role": 0} | half, most_correction=4.0) == 5
+    assert wanted("sla_planner", load | {"role": 0} | half, most_correction=1.25) == 8
+    late = {"itl_s": 0.0422, "running": 2}  # one each: 21.1 ms expected, twice that observed, so 50 ms to plan for
+    assert wanted("sla_planner", load | {"role": 2} | late, most_correction=2.0, most_busy=1.0) == 8
+
+
+def test_forecasts_of_the_planner() -> None:
+    """Rates 2, 4, 6 a second: the last, the mean, and the line three intervals on (a start takes two): 12."""
+    for forecast, expected in ((0, 6), (1, 4), (2, 12)):
+        memory: list[float] = [0.0] * 1024
+        for rate in (2, 4, 6):
+            load = {"role": 0, "arrivals": 60 * rate, "arrived_tokens": 60_000 * rate}
+            found = wanted("sla_planner", load, memory, forecast=forecast, most_busy=1.0)
+        assert found == expected
+
+
+def test_a_schedule_begins_a_start_early_and_goes_over_midnight() -> None:
+    hours = [wanted("schedule", {"since_s": 3600.0 * hour}, from_h=22.0, until_h=6.0, begin_h=12.0, night=0.25)
+             for hour in (0, 9.9, 9.97, 10, 17.9, 18, 24 + 10)]  # fmt: skip
+    assert hours == [4, 4, 16, 16, 16, 4, 16]
+
+
+def test_predictive_has_what_yesterday_needed_when_a_start_is_over() -> None:
+    """A day of 96 minutes: 2 a second, but 6 in its 11th minute; the day after two more are there in the 9th."""
+    memory, asked_for = [0.0] * 1024, []
+    for minute in range(1, 190):
+        rate = 6 if minute % 96 == 10 else 2
+        load = {"role": 0, "arrivals": 60 * rate, "arrived_tokens": 60_000 * rate, "since_s": 60.0 * minute, "up": 2}
+        asked_for.append(wanted("predictive", load, memory, season_s=5760.0, smooth_s=0.0, most_busy=1.0, band=0.0))
+    assert [minute for minute, count in enumerate(asked_for, 1) if count > 2] == [10, 96 + 7, 96 + 8, 96 + 9, 96 + 10]
+    assert max(asked_for) == 6
+    assert wanted("predictive", {"role": 0, "arrivals": 57, "arrived_tokens": 57_000}, most_busy=1.0) == 2  # .95 + band
+    assert wanted("predictive", {"role": 0, "arrivals": 36, "arrived_tokens": 36_000}, most_busy=1.0) == 1  # .6 + .3
+
+
+def test_roles_switch_only_if_the_load_stays() -> None:
+    """Prefill needs 6, decode 1.38, so 6.5 of 8: from 4 and 4 one goes over after each second question, until 6."""
+    load = {"arrivals": 600, "arrived_tokens": 360_000, "finished": 600, "mean_output_tokens": 100.0, "up": 4}
+    pools = [load | {"role": 0}, load | {"role": 2, "index": 1}]
+    memory = [0.0] * 1024
+    splits = [tuple(wanted("role_switch", pool, memory, pools, patience=2, smooth_s=0.0) for pool in pools)
+              for _ in range(6)]  # fmt: skip
+    assert splits == [(4, 4), (5, 3), (5, 3), (6, 2), (6, 2), (6, 2)]
+    assert wanted("role_switch", load | {"role": 1}) == 4

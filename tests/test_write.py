@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_checking_leaves_no_trace(tmp_path):
     check_writable(tmp_path / "deep" / "er")
     check_writable(tmp_path)
     assert everything(tmp_path) == []
+
+
+def test_checks_of_runs_at_once_do_not_take_the_folder_from_each_other(tmp_path):
+    """Each check makes and removes the folder of the multirun, where another may be about to make its own."""
+    def check(number: int) -> None:
+        for _ in range(1500):
+            check_writable(tmp_path / "many" / str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(check, range(4))) == [None] * 4
 
 
 def test_a_real_write_that_stops_half_way_leaves_nothing(tmp_path):

@@ -17,7 +17,7 @@ from replay.engine.life_schema import (
 from replay.engine.lifecycle import count_away, happen, is_empty, pop_life, push_life, release_those, vanish
 from replay.engine.links import transfer_ps
 from replay.engine.losing import lose_waiting
-from replay.engine.scaling import ask_pools
+from replay.engine.scaling import ask_pools, start_lacking
 from replay.engine.schema import FETCHING, HANDOFF, NONE
 
 
@@ -29,6 +29,7 @@ def handle(state):
         ask_pools(state)
     else:
         happen(state, kind, what)
+    start_lacking(state)
     count_away(state)
     release_those(state)
 
@@ -110,4 +111,5 @@ def operate_life(state, operation, what, i):
         for k in range(state.cluster[0].num_instances):
             if state.lives.life[k].state == DRAINING and is_empty(state, k):
                 vanish(state, k)
+        start_lacking(state)
     return 0

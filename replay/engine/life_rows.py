@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STREAM = 0x11FE  # of the random draws of failures
 MOST_FAILURES = 1_000_000
 FIRST_PS = np.int64(1)
+PS = 1e-12
 # arrays that a fork needs for itself
 CHANGING = ("life", "pools", "totals", "asked", "setting", "life_timers", "moments", "losses", "offered",
             "offered_decodes", "offered_ids", "decode_ids")  # fmt: skip
@@ -51,7 +52,7 @@ def no_lives() -> Lives:
 def lives_of(trace: "Trace", cluster: "Cluster", state: schema.State, options: dict[str, Any]) -> Lives:
     """Return the life of a cluster's instances before the first event; the tree and the CLUSTER row get their part.
 
-    options : seed, targets (least TTFT and ITL target of any tier, inf for none)
+    options : seed, targets (least TTFT target of any tier, least of ITL and TPOT, inf for none)
     """
     settings = cluster.life
     assert settings is not None
@@ -107,7 +108,10 @@ def _pools(settings: "Life", cluster: "Cluster", views: np.ndarray, targets: tup
         pools["least"][k], pools["most"][k] = pool.least, pool.most
         for name in ("iteration_s", "prefill_token_s", "decode_request_s", "kv_token_s", "prefill_tokens_per_s"):
             pools[name][k] = views[name][first]
+        pools["places"][k] = views["max_batch"][first]
+        pools["kv_tokens"][k] = views["total_blocks"][first].astype(np.int64) * views["block_tokens"][first]
     pools["ttft_target_s"], pools["itl_target_s"] = targets
+    pools["start_s"], pools["budget"] = settings.start_ps * PS, settings.budget
     return pools
 
 

@@ -18,6 +18,7 @@ LIFE = np.dtype([
     ("nic_down_ps", "i8"),         # until when its card carries nothing
     ("lost_kv_tokens", "i8"),      # KV of requests that were on it as it failed
     ("cached_lost_blocks", "i8"),  # reusable prefixes that went with it, failed or shrunk away
+    ("cached_shrunk_blocks", "i8"),  # of these, those that went as it was switched off
     ("crashes", "i4"), ("starts", "i4"), ("lost_requests", "i4"),
     ("nic_permille", "i4"),        # speed of its card, in thousandths of the usual
     ("pool", "i4"),
@@ -34,6 +35,7 @@ POOL = np.dtype([
     ("role", "i4"), ("index", "i4"),
     ("up", "i4"), ("starting", "i4"), ("draining", "i4"), ("down", "i4"),
     ("least", "i4"), ("most", "i4"),
+    ("lacking", "i4"),             # instances that were to start, but for the budget; they do as soon as there is room
     ("waiting", "i8"), ("running", "i8"), ("max_batch", "i8"),  # over its instances that are up
     ("held", "i8"),                # requests in the cluster queue
     ("queued_tokens", "i8"),       # prefill tokens still to compute
@@ -47,8 +49,11 @@ POOL = np.dtype([
     # of the first instance of the pool
     ("iteration_s", "f8"), ("prefill_token_s", "f8"), ("decode_request_s", "f8"), ("kv_token_s", "f8"),
     ("prefill_tokens_per_s", "f8"),
-    # least targets of any tier, inf for none
+    ("places", "i8"), ("kv_tokens", "i8"),                      # of its batch, of its KV memory
+    # least targets of any tier, inf for none; of a mean time a token the less of ITL and TPOT
     ("ttft_target_s", "f8"), ("itl_target_s", "f8"),
+    ("start_s", "f8"),             # from the decision to start an instance until it serves
+    ("budget", "i8"),              # instances of all pools that are on at once, 0 for no limit
     ("since_s", "f8"),             # time of day of the replay: seconds since it began
 ], align=True)
 

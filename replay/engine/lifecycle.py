@@ -145,6 +145,7 @@ def release_those(state):
 @kernel
 def vanish(state, i):
     """Switch instance i off, on which nothing is left to do; its cache is lost. Modified in place."""
+    state.lives.life[i].cached_shrunk_blocks += state.views[i].cached_blocks
     wipe(state, i)
     set_state(state, i, OFF)
 

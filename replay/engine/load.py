@@ -92,7 +92,8 @@ def state_of(
     if cluster.fabric is not None:
         state = state._replace(wires=wires_of(trace, cluster, state, {**options, **_reads_links(chosen)}))
     if cluster.life is not None:
-        targets = (float(asking.targets["ttft_s"].min()), float(asking.targets["itl_s"].min()))
+        ttft_s, tpot_s, itl_s = (float(asking.targets[name].min()) for name in ("ttft_s", "tpot_s", "itl_s"))
+        targets = (ttft_s, min(tpot_s, itl_s))
         state = state._replace(lives=lives_of(trace, cluster, state, {"seed": options["seed"], "targets": targets}))
     if cluster.migrate_ps:
         plain_set_event(state.tree, 3 * num_instances + 2, cluster.migrate_ps)

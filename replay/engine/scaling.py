@@ -3,7 +3,7 @@
 from replay.engine.going_on import goes_on
 from replay.engine.jit import inlined, kernel
 from replay.engine.life_schema import ASK, COME_UP, DOWN, DRAINING, OFF, STARTING, UP
-from replay.engine.lifecycle import begin_drain, push_life, set_state
+from replay.engine.lifecycle import begin_drain, push_life, set_next, set_state
 from replay.engine.observing import show_counts
 from replay.engine.phases import settle
 from replay.engine.schema import NONE
@@ -100,7 +100,12 @@ def count_interval(state, k):
 
 @kernel
 def add_instances(state, k, wanted):
-    """Let up to `wanted` more instances of pool k serve: those that drain at once, others start. Modified in place."""
+    """Let up to `wanted` more instances of pool k serve: those that drain at once, others start. Modified in place.
+
+    Where the budget is used up, the rest is kept as `lacking`.
+    """
+    pool = state.lives.pools[k]
+    pool.lacking = 0
     cluster = state.cluster[0]
     setting = state.lives.setting[0]
     used = 0
@@ -113,7 +118,10 @@ def add_instances(state, k, wanted):
             wanted -= 1
     for i in range(cluster.num_instances):
         life = state.lives.life[i]
-        if wanted <= 0 or setting.budget > 0 and used >= setting.budget:
+        if wanted <= 0:
+            return
+        if setting.budget > 0 and used >= setting.budget:
+            pool.lacking = wanted
             return
         if life.pool == k and life.state == OFF:
             set_state(state, i, STARTING)
@@ -122,6 +130,28 @@ def add_instances(state, k, wanted):
             push_life(state, life.until_ps, COME_UP, i)
             used += 1
             wanted -= 1
+
+
+@kernel
+def start_lacking(state):
+    """Start what the last answers asked for and the budget had no room for, if it has now. Modified in place."""
+    for k in range(state.lives.setting[0].num_pools):
+        if state.lives.pools[k].lacking > 0:
+            add_instances(state, k, state.lives.pools[k].lacking)
+
+
+@kernel
+def cancel_start(state, i):
+    """Switch instance i off before its start is over, modified in place; the timer of that is taken away."""
+    setting = state.lives.setting[0]
+    timers = state.lives.life_timers
+    for k in range(setting.timers):
+        if timers[k].kind == COME_UP and timers[k].what == i and timers[k].time_ps == state.lives.life[i].until_ps:
+            setting.timers -= 1
+            timers[k] = timers[setting.timers]
+            set_next(state)
+            break
+    set_state(state, i, OFF)
 
 
 @kernel
@@ -151,6 +181,7 @@ def follow(state, k, target):
     pool = state.lives.pools[k]
     target = min(max(target, pool.least), pool.most)
     active = pool.up + pool.starting
+    pool.lacking = 0
     if target > active:
         add_instances(state, k, target - active)
     for _ in range(active - target):
@@ -158,7 +189,7 @@ def follow(state, k, target):
         if i < 0:
             return
         if state.lives.life[i].state == STARTING:
-            set_state(state, i, OFF)
+            cancel_start(state, i)
         else:
             begin_drain(state, i)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from replay.errors import ConfigError
-from replay.report import capacities, compared, over_time, runs, stores, tuning
+from replay.report import capacities, compared, over_time, pareto, runs, stores, tuning
 from replay.report.folders import Run, Study, Sweep, read
 from replay.report.looks import look
 from replay.report.page import Page
@@ -113,13 +113,14 @@ def compose(sources: Sequence[Run | Sweep | Study], windows: int) -> Page:
             "Run" if looks.alone else "Runs",
             [
                 *runs.sections(looks, sweeps),
+                *pareto.sections(sweeps),
                 *over_time.sections(looks),
                 *stores.sections(looks),
                 runs.configurations(looks),
             ],
         )
     elif sweeps:
-        page.add("Runs", [runs.swept(sweep) for sweep in sweeps])
+        page.add("Runs", [*(runs.swept(sweep) for sweep in sweeps), *pareto.sections(sweeps)])
     for study in studies:
         heading, sections = STUDIES[study.kind]
         page.add(f"{heading}: {study.folder.resolve().name}", sections(study))

@@ -237,3 +237,16 @@ def test_help_names_every_key(capsys):
     assert cli.main(["report", "--help"]) == 0
     told = capsys.readouterr().out
     assert all(f"report.{key}=" in told for key in DEFAULTS)
+
+
+def test_cost_against_attainment_of_instances_that_come_and_go(tmp_path):
+    """Two multiruns, three runs: one figure of both; its data are their rows, its front what no other beats."""
+    few = ["run", "-m", "trace.requests=120", "cluster=mixed_4", "scale=elastic", "scale.interval_s=5"]
+    assert cli.main([*few, "scale.initial.mixed=1,4", f"out_dir={tmp_path / 'fixed'}"]) == 0
+    assert cli.main([*few, "policy/scale=target_tracking", f"out_dir={tmp_path / 'reactive'}"]) == 0
+    page = compose(read([tmp_path / "fixed", tmp_path / "reactive"], 1), 20)
+    assert sections(page).count("Cost against attainment") == 1
+    figure = next(part for part in page.parts() if part.name == "cost and attainment")
+    assert figure.data["multirun"].to_list() == ["fixed", "fixed", "reactive"]
+    one, four = figure.data["gpu_hours"][:2]
+    assert 0 < one < four and [trace.name for trace in figure.plot.data][1:] == ["fixed", "reactive"]
