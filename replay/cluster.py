@@ -14,6 +14,8 @@ from replay.hardware.profile import USUAL_LONGEST_TOKENS
 from replay.hardware.units import ps
 from replay.kv import Kv
 from replay.kv_config import build_kv
+from replay.stages import Stage
+from replay.stages_config import build_stages
 
 ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
@@ -50,6 +52,7 @@ class Cluster:
     signal_lag_ps : routers are told what instances report at multiples of it; 0 for what is so
     mixed_pool    : every instance is mixed, and hands a prompt over where the decode policy says; its home is a role
     migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
+    stages        : what requests pass beside the transformer, each behind those that it needs
     """
 
     name: str
@@ -65,6 +68,7 @@ class Cluster:
     signal_lag_ps: int = 0
     mixed_pool: bool = False
     migrate_ps: int = 0
+    stages: tuple[Stage, ...] = ()
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -73,8 +77,8 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
-                      kv and fabric a name of conf/kv and conf/fabric, a whole node, or changes to a named one:
-                      {"base": "dram", "dram_gib": 64};
+                      kv, fabric and stages a name of conf/kv, conf/fabric and conf/stages, a whole node, or changes
+                      to a named one: {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
     raises          : ConfigError as `build_cluster`
@@ -82,7 +86,8 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     trace_block_tokens = overrides.pop("trace_block_tokens", None)
     config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model),
               "kv": node("kv", overrides.pop("kv", "none")),
-              "fabric": node("fabric", overrides.pop("fabric", "none"))}
+              "fabric": node("fabric", overrides.pop("fabric", "none")),
+              "stages": node("stages", overrides.pop("stages", "none"))}
     for key, value in overrides.items():
         owner = "hardware" if key in config["hardware"] and key not in config["cluster"] else "cluster"
         config[owner][key] = value
@@ -118,6 +123,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         instances = [replace(instance, role="mixed", home=instance.role) for instance in instances]
     kv = build_kv(config.get("kv"), instances, block_tokens)
     fabric = build_fabric(config.get("fabric"), instances, kv)
+    stages = build_stages(config.get("stages"))
     if handoff == "chunked" and fabric is None:
         raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
                           "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
@@ -128,13 +134,14 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         layerwise=handoff == "layerwise",
         layers=_layers(config),
         prefix_cache=choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
-        gpus=sum(instance.profile.gpus for instance in instances),
+        gpus=sum(instance.profile.gpus for instance in instances) + sum(one.servers * one.gpus for one in stages),
         kv=kv,
         fabric=fabric,
         chunked=handoff == "chunked",
         signal_lag_ps=_signal_lag_ps(config.get("signals")),
         mixed_pool=mixed_pool,
         migrate_ps=_migrate_ps(settings["migrate_s"], fabric, kv),
+        stages=stages,
     )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from replay import pipeline
 from replay.attribution import input_share
 from replay.energy import J_PER_KWH, energy_kwh
 from replay.fabric import FRONT_END, KINDS
@@ -102,6 +103,7 @@ def usd_per_hour(cluster: "Cluster", prices: Prices) -> dict[str, float]:
     dram    : of the blocks that shared nodes and hosts hold below the HBM
     ssd     : local SSDs and the store for all, as large as configured: copies and compression change nothing
     network : ports of the fabric
+    stages  : servers of the stages beside the transformer, only where there are any
     """
     kv, fabric = cluster.kv, cluster.fabric
     cores = prices.cores_per_gpu * sum(instance.profile.gpus for instance in cluster.instances)
@@ -116,7 +118,8 @@ def usd_per_hour(cluster: "Cluster", prices: Prices) -> dict[str, float]:
             elif store.tier == DISK:
                 price = prices.store_usd_per_tib_hour if store.node < 0 else prices.ssd_usd_per_tib_hour
                 ssd += price * size_bytes / TIB
-    return {
+    stages = {"stages": pipeline.usd_per_hour(cluster.stages, prices.cpu_usd_per_core_hour)} if cluster.stages else {}
+    return stages | {
         "gpu": sum(instance.profile.price_per_hour for instance in cluster.instances),
         "cpu": cores * prices.cpu_usd_per_core_hour,
         "dram": dram,

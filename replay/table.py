@@ -32,7 +32,8 @@ COLUMNS = (
 # the same where a tier has a price or a penalty
 SOLD = (("revenue\n$", "revenue_usd", 1), ("margin\n$", "margin_usd", 1))
 LEAST_PART = 0.001  # of the cost: parts below it are not shown
-PARTS = {"gpu": "GPUs", "cpu": "CPU", "dram": "DRAM", "ssd": "SSD", "network": "network", "electricity": "electricity"}
+PARTS = {"gpu": "GPUs", "cpu": "CPU", "dram": "DRAM", "ssd": "SSD", "network": "network", "electricity": "electricity",
+         "stages": "stages"}
 # heading, key of the summary, factor of the unit shown
 COMPARED = (
     ("TTFT s\np50", "ttft_s_p50", 1),
@@ -128,7 +129,7 @@ def money(summary: Mapping[str, Value]) -> list[RenderableType]:
     if summary.get("cost_usd") is not None:
         hourly = float(summary["usd_per_hour"] or 0.0)
         paid = [f"{label} {number(rate)}" for part, label in PARTS.items()
-                if (rate := float(summary[f"usd_per_hour_{part}"] or 0.0)) >= LEAST_PART * hourly]  # fmt: skip
+                if (rate := float(summary.get(f"usd_per_hour_{part}") or 0.0)) >= LEAST_PART * hourly]  # fmt: skip
         of = f": {', '.join(paid)}" if len(paid) > 1 else ""
         tokens = [f"${number(summary[f'usd_per_million_{kind}_tokens'])} for 1M {kind} tokens"
                   for kind in ("input", "output") if summary[f"usd_per_million_{kind}_tokens"] is not None]  # fmt: skip
@@ -170,6 +171,23 @@ def fabric(summary: Mapping[str, Value]) -> list[RenderableType]:
     lines.append(f"busiest links: {', '.join(used)} of their bandwidth; prefill to decode "
                  f"{number(summary['bisection_gb_per_s'])} GB/s at most")
     return list(lines)
+
+
+def stages(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what the stages beside the transformer did and which binds; nothing without any."""
+    decoder = "stage.decoder.binds_share"
+    if decoder not in summary:
+        return []
+    lines = [""]
+    for key in (key.removesuffix(".utilisation") for key in summary if key.startswith("stage.") and ".util" in key):
+        queue, service, batch = (number(summary[f"{key}.{name}"])
+                                 for name in ("queue_s_mean", "service_s_mean", "batch_mean"))  # fmt: skip
+        busy, binds, first = (number(summary[f"{key}.{name}"], 100)
+                              for name in ("utilisation", "binds_share", "binds_first_share"))  # fmt: skip
+        lines.append(f"stage {key.removeprefix('stage.')}: {busy} % busy, {queue} s in its queue and {service} s in "
+                     f"batches of {batch} on average, binds {binds} % of requests and {first} % of first tokens")
+    first = number(summary["stage.decoder.binds_first_share"], 100)
+    return [*lines, f"the decoder binds {number(summary[decoder], 100)} % and {first} %"]
 
 
 def totals(summary: Mapping[str, Value]) -> str:

@@ -12,6 +12,7 @@ from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings
 from replay.engine.learning_schema import LEARNING
 from replay.engine.request_rows import jobs_of, requests_of
 from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
+from replay.engine.stage_rows import copy_pipeline, no_pipeline, pipeline_of
 from replay.engine.state import in_lines
 from replay.engine.tree import empty_tree, plain_set_event
 from replay.engine.wires import copy_wires, no_wires, wires_of
@@ -54,6 +55,7 @@ def state_of(
     num_tiers = max(1, len(slo.names))
     leaves = 1
     more = 3 + num_instances if cluster.migrate_ps else 2 if cluster.fabric is not None else tiered
+    more = 5 + num_instances if cluster.stages else more
     while leaves < 2 * num_instances + more:
         leaves *= 2
     row = _cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode))
@@ -81,6 +83,7 @@ def state_of(
         hierarchy=no_hierarchy(),
         wires=no_wires(),
         asking=asking,
+        pipeline=pipeline_of(trace, cluster.stages, options["seed"], num_tiers) if cluster.stages else no_pipeline(),
         policies=None,
     )
     if tiered:
@@ -126,11 +129,13 @@ def copy(state: State) -> State:
     cache = state.cache._replace(slots=slots, **{name: getattr(state.cache, name).copy() for name in own})
     hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
     wires = copy_wires(state.wires)
+    pipeline = copy_pipeline(state.pipeline)
     asking = state.asking._replace(**{name: getattr(state.asking, name).copy() for name in CHANGING})
     shown = asking.told if state.cluster["signals"][0] else views
     num_instances = int(state.cluster["num_instances"][0])
     return state._replace(**changed, views=views, prefill_views=shown[:num_prefill], hierarchy=hierarchy, wires=wires,
-                          decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking)
+                          decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking,
+                          pipeline=pipeline)
 
 
 def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
@@ -145,7 +150,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
-    row["pooled"] = cluster.mixed_pool
+    row["pooled"], row["staged"] = cluster.mixed_pool, bool(cluster.stages)
     row["migrates"], row["migrate_ps"] = cluster.migrate_ps > 0, cluster.migrate_ps
     row["plain_lookup"] = 1
     row["common_store"] = NONE

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from replay.engine.cache_schema import Cache, Cost
 from replay.engine.fabric_schema import Wires
 from replay.engine.request_schema import Asking
+from replay.engine.stage_schema import Pipeline
 from replay.engine.tier_schema import Hierarchy
 from replay.policy import DECODE as DECODE
 from replay.policy import MIXED as MIXED
@@ -30,7 +32,8 @@ FINISHED, REJECTED, UNFINISHED, FAILED = 0, 1, 2, 3
 STATUSES = ("finished", "rejected", "unfinished", "failed")
 
 # what a request is doing (JOB.stage)
-PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING = range(9)
+(PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING, STAGED,
+ JOINING) = range(11)
 
 # return codes of `advance` and fault codes (CLUSTER.fault)
 DONE, PAUSED, FAULT = 0, 1, 2
@@ -274,29 +277,6 @@ class Policies(NamedTuple):
     stages: Any
 
 
-class Cache(NamedTuple):
-    """Prefix caches of all instances on the compressed trie."""
-
-    nodes: np.ndarray  # NODE (num_nodes,)                read only
-    # int32 (num_nodes, num_holders)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
-    slot_of: np.ndarray
-    slots: np.ndarray  # SLOT (capacity of all holders,)
-    pasts: np.ndarray  # PAST, as long as `slots`
-    prefix: np.ndarray  # PREFIX (1,): what a policy is shown
-    queue: np.ndarray  # int32, as long as `slots`: eviction heap of each holder, beside its slots
-    next_use: np.ndarray  # int64 (num_nodes,): for oracles
-    next_row: np.ndarray  # int64 (all path nodes,): for oracles, what next_use becomes when a request arrives
-    path_first: np.ndarray  # int64 (num_requests,): where its nodes begin in next_row, leaf first
-    classes: np.ndarray  # GROUP (kinds * TURNS,)
-
-
-class Cost(NamedTuple):
-    """Integer cost tables, read only."""
-
-    profiles: np.ndarray  # PROFILE (num_profiles,)
-    segments: np.ndarray  # SEGMENT (num_segments,)
-
-
 class State(NamedTuple):
     """All that `advance` reads and writes; copying the arrays forks a replay."""
 
@@ -321,4 +301,5 @@ class State(NamedTuple):
     hierarchy: Hierarchy
     wires: Wires
     asking: Asking
+    pipeline: Pipeline
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

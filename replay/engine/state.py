@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import fabric_schema, request_schema, schema, tier_schema
+from replay.engine import fabric_schema, request_schema, schema, stage_schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -60,14 +60,17 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "left": (np.dtype("f8"), 2), "learned": (np.dtype("i4"), 2), "cells": (np.dtype("f8"), 2),
     "looks": (np.dtype("f8"), 2), "weights": (np.dtype("f8"), 1), "gains": (np.dtype("f8"), 1),
     "inverse": (np.dtype("f8"), 2), "record": (np.dtype("f8"), 1),
+    "pipe": (stage_schema.PIPE, 1), "stations": (stage_schema.STATION, 1), "benches": (stage_schema.BENCH, 1),
+    "tasks": (stage_schema.TASK, 1), "calls": (stage_schema.CALL, 1), "journeys": (stage_schema.JOURNEY, 1),
+    "lines": (np.dtype("i4"), 3), "agendas": (np.dtype("i8"), 1),
 }
-GROUPS = ("cache", "cost", "hierarchy", "wires", "asking")  # in compiled code these are the state itself
+GROUPS = ("cache", "cost", "hierarchy", "wires", "asking", "pipeline")  # in compiled code these are the state itself
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
     flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
-            **state.wires._asdict(), **state.asking._asdict()}
+            **state.wires._asdict(), **state.asking._asdict(), **state.pipeline._asdict()}
     return [flat[name] for name in ARRAYS]
 
 
