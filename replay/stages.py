@@ -33,6 +33,7 @@ class Stage:
     every_tokens  : of a segment
     share         : of the requests that have it, drawn by seed
     items         : of a call: a number, a law, or a column of the trace; requests with none do not have the stage
+    split         : each item is a call of its own, so that servers share a request's items
     servers       : of the pool; each serves one batch of at most max_batch calls at once
     wait_ps       : for how long a free server lets the first of too few calls wait
     by_tier       : urgent tiers first; else in order of arrival
@@ -49,6 +50,7 @@ class Stage:
     every_tokens: int = 0
     share: float = 1.0
     items: float | Law | str = 1.0
+    split: bool = False
     servers: int = 1
     max_batch: int = 1
     wait_ps: int = 0

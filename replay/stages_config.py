@@ -22,9 +22,9 @@ from replay.stages import (
 )
 
 OPTIONAL: dict[str, Any] = {
-    "after": (), "gates": None, "every_tokens": None, "share": 1.0, "items": 1, "servers": 1, "max_batch": 1,
-    "wait_s": 0.0, "by_tier": False, "base_s": 0.0, "item_s": 0.0, "item_bytes": 0.0, "link_bytes_per_s": None,
-    "link_latency_s": 0.0, "gpus": 0, "cores": 0.0, "price_per_server_hour": None,
+    "after": (), "gates": None, "every_tokens": None, "share": 1.0, "items": 1, "split": False, "servers": 1,
+    "max_batch": 1, "wait_s": 0.0, "by_tier": False, "base_s": 0.0, "item_s": 0.0, "item_bytes": 0.0,
+    "link_bytes_per_s": None, "link_latency_s": 0.0, "gpus": 0, "cores": 0.0, "price_per_server_hour": None,
 }  # fmt: skip
 # of columns of requests.parquet and of parts of the summary that would be called alike
 RESERVED = frozenset({
@@ -97,6 +97,7 @@ def _stage(name: str, node: Mapping[str, Any], order: list[str]) -> Stage:
         every_tokens=_segment(node["every_tokens"], where, place),
         share=number(node["share"], f"{place}.share", most=1.0),
         items=_items(node["items"], where, f"{place}.items"),
+        split=_split(node["split"], where, place),
         servers=count(node["servers"], f"{place}.servers", most=MOST_SERVERS),
         max_batch=count(node["max_batch"], f"{place}.max_batch"),
         wait_ps=ps(number(node["wait_s"], f"{place}.wait_s"), f"{place}.wait_s"),
@@ -125,6 +126,13 @@ def _segment(value: Any, where: int, place: str) -> int:
         raise ConfigError(f"{place}.every_tokens must be set for stages of place segment, and for no other, but is "
                           f"{value!r} with {place}.place {PLACES[where]}. Set the one or change the other.")
     return 0 if value is None else count(value, f"{place}.every_tokens")
+
+
+def _split(value: Any, where: int, place: str) -> bool:
+    if choice(value, (True, False), f"{place}.split") and where == SEGMENT:
+        raise ConfigError(f"{place}.split is for stages that are called once, but a segment is a call already. Set it "
+                          f"to false.")
+    return bool(value)
 
 
 def _items(value: Any, where: int, place: str) -> float | Law | str:

@@ -65,6 +65,13 @@ COMPARED_FABRIC = (
     ("card use\nmax", "nic_utilisation_max", 1),
     ("$ for 1M\ntokens", "usd_per_million_tokens", 1),
 )
+# and for runs with stages beside the transformer
+COMPARED_STAGES = (
+    ("TTFT s\nmean", "ttft_s_mean", 1),
+    ("decoder\nbinds", "stage.decoder.binds_share", 1),
+    ("\n1st token", "stage.decoder.binds_first_share", 1),
+    ("$ an\nhour", "usd_per_hour", 1),
+)
 
 
 def number(value: Any, factor: float = 1) -> str:
@@ -210,7 +217,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     for name in varying:
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
     compared = COMPARED + (COMPARED_TIERS if any(row.get("hit_rate_hbm") is not None for row in rows) else ())
-    more = COMPARED_FABRIC if any(row.get("fabric_ports") is not None for row in rows) else ()
+    more = [*COMPARED_FABRIC] if any(row.get("fabric_ports") is not None for row in rows) else []
+    more += COMPARED_STAGES if any(row.get("stage.decoder.binds_share") is not None for row in rows) else ()
     compared += tuple(column for column in more if column not in compared)
     for heading, *_ in compared:
         table.add_column(heading, justify="right", no_wrap=True)

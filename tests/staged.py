@@ -31,6 +31,7 @@ def random_stage(random: Random, name: str, place: int, needs: tuple[int, ...]) 
         every_tokens=random.choice([1, 2, 7, 30]) if place == SEGMENT else 0,
         share=random.choice([1.0, 1.0, 0.5, 0.0]),
         items=random.choice([1.0, 3.0, Law("geometric", 2.5), *columns]),
+        split=place != SEGMENT and random.random() < 0.3,
         servers=random.choice([1, 1, 2, 5]),
         max_batch=random.choice([1, 2, 4, 30]),
         wait_ps=random.choice([0, 0, 1, 300]),

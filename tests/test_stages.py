@@ -116,6 +116,14 @@ def test_images_of_the_trace_are_items() -> None:
         replayed(trace([0.0], [1]), {"vision": stage})
 
 
+def test_servers_share_the_images_of_a_request() -> None:
+    """Three images on two servers: two at once, then the third; the time in the queue is summed over calls."""
+    stage = {"place": "before", "items": "images", "split": True, "servers": 2, "item_s": 1.0}
+    found = replayed(trace([0.0], [1], images=[3]), {"vision": stage})
+    assert column(found, "ttft_s") == pytest.approx([2.0 + PREFILL_S]) and column(found, "vision_s") == [3.0]
+    assert column(found, "vision_queue_s") == [1.0] and found.summary["stage.vision.calls"] == 3
+
+
 def test_a_rejected_request_has_spent_the_stage_before() -> None:
     found = replayed(trace([0.0], [1]), {"vision": {"place": "before", **ONE_S}, "rank": {"place": "after"}}, {
         "tiers": {"all": {"ttft_s": 0.01}}, "default": "all", "unlisted": "default"},
@@ -185,6 +193,7 @@ WRONG = {
     "gates is for stages beside": {"a": {**PLAIN, "gates": "finish"}},
     "every_tokens must be set for stages of place segment": {"a": {"place": "segment"}},
     "and for no other": {"a": {**PLAIN, "every_tokens": 4}},
+    "a segment is a call already": {"a": {"place": "segment", "every_tokens": 4, "split": True}},
     "go over a link": {"a": {**PLAIN, "item_bytes": 5.0}},
     "cannot be output_tokens before": {"a": {**PLAIN, "items": "output_tokens"}},
     "items must be one of images": {"a": {**PLAIN, "items": "pictures"}},

@@ -98,12 +98,14 @@ def _calls(trace: "Trace", stage: Stage, s: int, keys: np.ndarray) -> np.ndarray
     if isinstance(stage.items, str) and stage.place != SEGMENT:
         rows = rows[trace.column(stage.items)[rows] > 0]
     counts = -(-output[rows] // stage.every_tokens) if stage.place == SEGMENT else np.ones(len(rows), np.int64)
+    if stage.split:
+        counts = _items(trace, stage, s, keys[rows], rows, np.zeros(len(rows), np.int64))
     request = np.repeat(rows, counts)
     place = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts)
     calls = np.zeros(len(request), CALL)
     calls["request"], calls["stage"], calls["next"] = request, s, NONE
     calls["since_ps"] = calls["done_ps"] = NONE
-    items = _items(trace, stage, s, keys[request], request, place)
+    items = np.ones_like(place) if stage.split else _items(trace, stage, s, keys[request], request, place)
     calls["items"] = items
     item_s = drawn(stage.item_s, keys[request], s, place, OF_WORK)
     calls["work_ps"] = ps_array(item_s * items, f"the work of stage {stage.name}")

@@ -35,7 +35,8 @@ def open_stages(state, r, mask):
             if pipeline.tasks[r * count + s].calls == 0:
                 journey.over |= bit
             elif not pipeline.pipe[0].segments & bit:
-                issue(state, r, s)
+                for _ in range(pipeline.tasks[r * count + s].calls):
+                    issue(state, r, s)
 
 
 @kernel

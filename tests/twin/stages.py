@@ -93,8 +93,10 @@ class Stages:
             items = column or max(1, round(self.draw(stage.items, request, s, k, 1)))
             if stage.items == "output_tokens" and stage.place == SEGMENT:
                 items = min(stage.every_tokens, request.output_tokens - k * stage.every_tokens)
-            item_s = self.draw(stage.item_s, request, s, k, 3)
-            found.append(Call(request, s, items, round(item_s * items * PS_PER_S)))
+            parts = [1] * items if stage.split else [items]
+            for part, items in enumerate(parts):
+                item_s = self.draw(stage.item_s, request, s, k + part, 3)
+                found.append(Call(request, s, items, round(item_s * items * PS_PER_S)))
         return found
 
     def draw(self, law: Any, request: Request, s: int, k: int, purpose: int) -> float:
@@ -173,7 +175,7 @@ class Stages:
             if stage.place == place and not tasks[s].started and all(tasks[other].over for other in stage.needs):
                 tasks[s].started = True
                 tasks[s].over = not tasks[s].calls
-                if tasks[s].calls and place != SEGMENT:
+                for _ in tasks[s].calls if place != SEGMENT else []:
                     self.issue(tasks[s])
 
     def issue(self, task: Task) -> None:
