@@ -206,6 +206,7 @@ CLUSTER = np.dtype([
     ("fault", "i4"),
     ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
     ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"), ("fabric", "i1"),
+    ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
     ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
     ("plain_lookup", "i1"),                 # no lifetime, no exact match
@@ -236,7 +237,6 @@ CLUSTER = np.dtype([
     ("migrate_ps", "i8"),                   # time between two questions to the migrate policy
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
     ("lives", "i1"),                        # instances start, drain, fail: see life
-    ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
 
