@@ -16,6 +16,8 @@ from replay.kv import Kv
 from replay.kv_config import build_kv
 from replay.life import Life
 from replay.life_config import build_life
+from replay.stages import Stage
+from replay.stages_config import build_stages
 
 ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
@@ -53,6 +55,7 @@ class Cluster:
     mixed_pool    : every instance is mixed, and hands a prompt over where the decode policy says; its home is a role
     life          : how instances come, go and fail; None where all are there from the beginning to the end
     migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
+    stages        : what requests pass beside the transformer, each behind those that it needs
     """
 
     name: str
@@ -69,6 +72,7 @@ class Cluster:
     mixed_pool: bool = False
     migrate_ps: int = 0
     life: Life | None = None
+    stages: tuple[Stage, ...] = ()
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -77,8 +81,8 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
-                      kv, fabric, scale and failures a name of their group, a whole node, or changes to a named one:
-                      {"base": "dram", "dram_gib": 64};
+                      kv, fabric, stages, scale and failures a name of their group, a whole node, or changes to a named
+                      one: {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
     raises          : ConfigError as `build_cluster`
@@ -87,6 +91,7 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     config = {"cluster": load("cluster", name), "hardware": node("hardware", hardware), "model": node("model", model),
               "kv": node("kv", overrides.pop("kv", "none")),
               "fabric": node("fabric", overrides.pop("fabric", "none")),
+              "stages": node("stages", overrides.pop("stages", "none")),
               "scale": node("scale", overrides.pop("scale", "none")),
               "failures": node("failures", overrides.pop("failures", "none"))}
     for key, value in overrides.items():
@@ -124,6 +129,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         instances = [replace(instance, role="mixed", home=instance.role) for instance in instances]
     kv = build_kv(config.get("kv"), instances, block_tokens)
     fabric = build_fabric(config.get("fabric"), instances, kv)
+    stages = build_stages(config.get("stages"))
     if handoff == "chunked" and fabric is None:
         raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
                           "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
@@ -134,23 +140,24 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         layerwise=handoff == "layerwise",
         layers=_layers(config),
         prefix_cache=choice(settings["prefix_cache"], (True, False), "cluster.prefix_cache"),
-        gpus=sum(instance.profile.gpus for instance in instances),
+        gpus=sum(instance.profile.gpus for instance in instances) + sum(one.servers * one.gpus for one in stages),
         kv=kv,
         fabric=fabric,
         chunked=handoff == "chunked",
         signal_lag_ps=_signal_lag_ps(config.get("signals")),
         mixed_pool=mixed_pool,
         migrate_ps=_migrate_ps(settings["migrate_s"], fabric, kv),
-        life=_life(config, instances, settings, fabric, kv),
+        life=_life(config, instances, settings, {"fabric": fabric, "kv": kv, "stages": stages}),
+        stages=stages,
     )
 
 
-def _life(config: Mapping[str, Any], instances: list[Instance], settings: Mapping[str, Any], fabric: Fabric | None,
-          kv: Kv | None) -> Life | None:
+def _life(config: Mapping[str, Any], instances: list[Instance], settings: Mapping[str, Any],
+          parts: Mapping[str, Any]) -> Life | None:
     life = build_life(config, instances)
     if life is None:
         return None
-    others = {"fabric": fabric is not None, "kv": kv is not None, "cluster.mixed_pool": settings["mixed_pool"],
+    others = {**{name: bool(part) for name, part in parts.items()}, "cluster.mixed_pool": settings["mixed_pool"],
               "cluster.migrate_s": settings["migrate_s"] is not None}
     if refused := [name for name, there in others.items() if there]:
         raise ConfigError(f"instances that come, go or fail are not modelled together with {refused[0]} yet. Leave "

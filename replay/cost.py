@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from replay import pipeline
 from replay.attribution import input_share
 from replay.energy import J_PER_KWH, energy_kwh
 from replay.fabric import FRONT_END, KINDS
@@ -107,6 +108,7 @@ def usd_per_hour(cluster: "Cluster", prices: Prices, on: np.ndarray | None = Non
     dram    : of the blocks that shared nodes and hosts hold below the HBM
     ssd     : local SSDs and the store for all, as large as configured: copies and compression change nothing
     network : ports of the fabric
+    stages  : servers of the stages beside the transformer, only where there are any
     """
     kv, fabric = cluster.kv, cluster.fabric
     shares = np.ones(len(cluster.instances)) if on is None else on
@@ -123,7 +125,8 @@ def usd_per_hour(cluster: "Cluster", prices: Prices, on: np.ndarray | None = Non
             elif store.tier == DISK:
                 price = prices.store_usd_per_tib_hour if store.node < 0 else prices.ssd_usd_per_tib_hour
                 ssd += price * size_bytes / TIB
-    return {
+    stages = {"stages": pipeline.usd_per_hour(cluster.stages, prices.cpu_usd_per_core_hour)} if cluster.stages else {}
+    return stages | {
         "gpu": sum(share * instance.profile.price_per_hour
                    for share, instance in zip(shares.tolist(), cluster.instances, strict=True)),
         "cpu": cores * prices.cpu_usd_per_core_hour,

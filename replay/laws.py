@@ -18,6 +18,8 @@ def check(state: State, order: str = "") -> None:
         check_hierarchy(state)
     if state.cluster["fabric"][0]:
         check_fabric(state)
+    if state.cluster["staged"][0]:
+        check_stages(state)
     if order == "vtc":
         check_fairness(state)
     jobs, views, instances = state.jobs, state.views, state.instances
@@ -90,6 +92,29 @@ def check_fabric(state: State) -> None:
     if int(wires.kinds["transfers"].sum()) == int(wires.kinds["delivered"].sum()):
         _equal("flows", "all links together", int(wires.links["flows"].sum()), 0)
         _equal("handoff transfers under way", "all requests", int(wires.transits["under_way"].sum()), 0)
+
+
+def check_stages(state: State) -> None:
+    """Check that every call that came was served once, that finished requests passed their stages, and Little's law.
+
+    raises : EngineError as `check`
+    """
+    pipeline = state.pipeline
+    stations = pipeline.stations
+    tasks = pipeline.tasks.reshape(len(state.jobs), len(stations))
+    finished = state.jobs["status"] == schema.FINISHED
+    for s, station in enumerate(stations):
+        own = tasks[:, s]
+        place = f"stage {s}"
+        _equal("calls", f"{place} of finished requests", int(own["ended"][finished].sum()),
+               int(own["calls"][finished].sum()))
+        _equal("calls that came", place, int(own["issued"].sum()), int(own["ended"].sum()))
+        _equal("calls served", place, int(station["calls"]), int(own["ended"].sum()))
+        for name, spent in (("waiting_area", own["queue_ps"]), ("serving_area", own["service_ps"])):
+            left, right = float(station[name]), float(spent.sum(dtype=np.float64)) * 1e-12
+            if abs(left - right) > 1e-6 * right + 1e-12:
+                raise EngineError(f"call-seconds must be the sum over calls, but {name} of {place} is {left:.9g} "
+                                  f"instead of {right:.9g}: this is a bug.")
 
 
 def check_hierarchy(state: State) -> None:

@@ -23,14 +23,19 @@ def _between(end: str, start: str) -> pl.Expr:
     return (pl.col(end) - pl.col(start)) / _PS_PER_S
 
 
+LAST_TOKEN = "last_token_ps"  # only where stages come beside or after the decoder: else it is finish_ps
+
+
+def _tpot(last: str) -> pl.Expr:
+    return pl.when(pl.col("output_tokens") > 1).then(_between(last, "first_token_ps") / (pl.col("output_tokens") - 1))
+
+
 # Column of `requests` -> its definition from the exact picosecond columns; null where an event did not happen.
 COLUMNS: dict[str, pl.Expr] = {
     "arrival_s": pl.col("arrival_ps") / _PS_PER_S,
     "queue_s": _between("scheduled_ps", "arrival_ps"),
     "ttft_s": _between("first_token_ps", "arrival_ps"),
-    "tpot_s": pl.when(pl.col("output_tokens") > 1).then(
-        _between("finish_ps", "first_token_ps") / (pl.col("output_tokens") - 1)
-    ),
+    "tpot_s": _tpot("finish_ps"),
     "max_itl_s": pl.col("max_itl_ps") / _PS_PER_S,
     "e2e_s": _between("finish_ps", "arrival_ps"),
 }
@@ -64,12 +69,17 @@ _WEIGHT = pl.col("weight").filter(ARRIVED)
 WEIGHTED_ATTAINMENT = (_WEIGHT * pl.col("slo_met").filter(ARRIVED)).sum() / _WEIGHT.sum()
 # Trace time: from the first arrival to the last finish, of all tiers together, so that goodputs of tiers add up.
 SPAN_S = (pl.col("finish_ps").max() - pl.col("arrival_ps").min()) / PS_PER_S
-# Token-weighted mean of every gap of the finished requests, exact.
-ITL_MEAN_S = (
-    (pl.col("finish_ps") - pl.col("first_token_ps")).filter(FINISHED).sum()
-    / (_total("output_tokens", FINISHED) - FINISHED.sum())
-    / PS_PER_S
-)
+
+
+def columns(there: Sequence[str]) -> dict[str, pl.Expr]:
+    """Return COLUMNS for rows with these columns: TPOT ends with the last token where that is known to be another."""
+    return COLUMNS | ({"tpot_s": _tpot(LAST_TOKEN)} if LAST_TOKEN in there else {})
+
+
+def itl_mean_s(last: str = "finish_ps") -> pl.Expr:
+    """Return the token-weighted mean of every gap of the finished requests, exact; last: their last token."""
+    gaps = _total("output_tokens", FINISHED) - FINISHED.sum()
+    return (pl.col(last) - pl.col("first_token_ps")).filter(FINISHED).sum() / gaps / PS_PER_S
 
 
 def better(name: str) -> int:
@@ -100,6 +110,8 @@ def summary(requests: pl.DataFrame, histogram: np.ndarray, slo: Slo, totals: Map
     rows = requests.lazy().with_columns(weight=weight)
     span_s = requests.select(SPAN_S).item()
     found = _reductions(PER_REQUEST if LONGEST_GAPS not in requests.columns else (*PER_REQUEST, LONGEST_GAPS))
+    if LAST_TOKEN in requests.columns:
+        found["itl_s_mean"] = itl_mean_s(LAST_TOKEN)
     overall = rows.select(**found).collect().row(0, named=True)
     tiers = {row["tier"]: row for row in rows.group_by("tier").agg(**found).collect().to_dicts()}
     result: dict[str, Value] = {**_section(overall, histogram.sum(axis=0), span_s)}
@@ -163,7 +175,7 @@ def _reductions(per_request: Sequence[str]) -> dict[str, pl.Expr]:
         "weighted_attainment": WEIGHTED_ATTAINMENT,
         "output_tokens": _total("generated_tokens", FINISHED),
         "preemptions": _total("preemptions", pl.lit(True)),
-        "itl_s_mean": ITL_MEAN_S,
+        "itl_s_mean": itl_mean_s(),
     }
     for metric in per_request:
         found[f"{metric}_mean"] = pl.col(metric).mean()

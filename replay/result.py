@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from replay import cost, events, life, metrics, network, tiers
+from replay import cost, events, life, metrics, network, pipeline, tiers
 from replay.engine.schema import FINISHED, NONE, PENDING, STATUSES, UNFINISHED
 from replay.errors import ConfigError
 from replay.write import together
@@ -28,6 +28,7 @@ DIGESTED = (
 )  # fmt: skip
 NULLABLE = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "prefill_instance", "decode_instance",
+    metrics.LAST_TOKEN,
 )  # fmt: skip
 CARRIED = ("tenant", "session", "kind")
 TABLES = ("stores", "media", "shards", "occupancy", *network.TABLES, *life.TABLES)
@@ -35,7 +36,7 @@ ORDER = (
     "arrival_s", "prompt_tokens", "output_tokens", "tier", "status", "prefill_instance", "decode_instance",
     "hit_tokens", "queue_s", "ttft_s", "tpot_s", "max_itl_s", "itl_top10_s", "e2e_s", "preemptions", "generated_tokens",
     "slo_met", *tiers.COLUMNS, *network.COLUMNS, *life.COLUMNS, *CARRIED, "arrival_ps", "scheduled_ps",
-    "first_token_ps", "finish_ps", "max_itl_ps",
+    "first_token_ps", "finish_ps", "max_itl_ps", metrics.LAST_TOKEN,
 )  # fmt: skip
 
 
@@ -77,6 +78,7 @@ class Result:
             **money,
             **tiers.numbers(session, requests),
             **network.numbers(session, requests),
+            **pipeline.numbers(session, requests),
             **_predicted(session),
             **_migrated(session),
             **life.numbers(session, requests),
@@ -179,7 +181,7 @@ def _columns(session: "Session") -> dict[str, np.ndarray]:
     columns["generated_tokens"] = requests["generated_tokens"]
     columns["max_itl_ps"] = np.where(jobs["max_itl_ps"] > 0, jobs["max_itl_ps"], NONE)
     columns["status"] = np.where(jobs["status"] < 0, UNFINISHED, jobs["status"])
-    return columns
+    return columns | (pipeline.delivered(session, columns) if session.cluster.stages else {})
 
 
 def _frame(session: "Session", columns: Mapping[str, np.ndarray]) -> pl.DataFrame:
@@ -197,13 +199,16 @@ def _frame(session: "Session", columns: Mapping[str, np.ndarray]) -> pl.DataFram
         finished_s = np.where(columns["status"] == FINISHED, longest_s, np.nan)
         values[metrics.LONGEST_GAPS] = pl.Series(finished_s).fill_nan(None)
     values |= tiers.columns(session) | network.columns(session) | life.columns(session)
+    values |= pipeline.columns(session, columns)
     for name in CARRIED:
         if name in session.trace:
             values[name] = pl.from_arrow(session.trace.table.column(name)).cast(pl.String)
     frame = pl.DataFrame({name: _series(name, value) for name, value in values.items()})
-    frame = frame.with_columns(pl.when(pl.col(name) >= 0).then(pl.col(name)).alias(name) for name in NULLABLE)
-    frame = frame.with_columns(**metrics.COLUMNS).with_columns(slo_met=session.slo.met())
-    return frame.select([name for name in ORDER if name in frame.columns])
+    nullable = [name for name in NULLABLE if name in frame.columns]
+    frame = frame.with_columns(pl.when(pl.col(name) >= 0).then(pl.col(name)).alias(name) for name in nullable)
+    frame = frame.with_columns(**metrics.columns(frame.columns)).with_columns(slo_met=session.slo.met())
+    names = (*ORDER, *pipeline.names(session.cluster.stages))
+    return frame.select([name for name in names if name in frame.columns])
 
 
 def _series(name: str, value: Any) -> pl.Series:

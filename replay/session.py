@@ -156,7 +156,7 @@ class Session:
         return [*functions, compile.hierarchy_function(tiered),
                 compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves),
                 compile.learning_function(self._predicted is not None and self._predicted.online > 0),
-                compile.life_function(lives), compile.stages_function(False)]
+                compile.life_function(lives), compile.stages_function(bool(self.cluster.stages))]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])

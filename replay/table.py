@@ -32,7 +32,8 @@ COLUMNS = (
 # the same where a tier has a price or a penalty
 SOLD = (("revenue\n$", "revenue_usd", 1), ("margin\n$", "margin_usd", 1))
 LEAST_PART = 0.001  # of the cost: parts below it are not shown
-PARTS = {"gpu": "GPUs", "cpu": "CPU", "dram": "DRAM", "ssd": "SSD", "network": "network", "electricity": "electricity"}
+PARTS = {"gpu": "GPUs", "cpu": "CPU", "dram": "DRAM", "ssd": "SSD", "network": "network", "electricity": "electricity",
+         "stages": "stages"}
 # heading, key of the summary, factor of the unit shown
 COMPARED = (
     ("TTFT s\np50", "ttft_s_p50", 1),
@@ -72,6 +73,13 @@ COMPARED_LIFE = (
     ("misses while\nstarting", "misses_while_starting", 1),
     ("fail-\nures", "instance_failures", 1),
     ("lost", "lost_requests", 1),
+)
+# and for runs with stages beside the transformer
+COMPARED_STAGES = (
+    ("TTFT s\nmean", "ttft_s_mean", 1),
+    ("decoder\nbinds", "stage.decoder.binds_share", 1),
+    ("\n1st token", "stage.decoder.binds_first_share", 1),
+    ("$ an\nhour", "usd_per_hour", 1),
 )
 
 
@@ -139,7 +147,7 @@ def money(summary: Mapping[str, Value]) -> list[RenderableType]:
     if summary.get("cost_usd") is not None:
         hourly = float(summary["usd_per_hour"] or 0.0)
         paid = [f"{label} {number(rate)}" for part, label in PARTS.items()
-                if (rate := float(summary[f"usd_per_hour_{part}"] or 0.0)) >= LEAST_PART * hourly]  # fmt: skip
+                if (rate := float(summary.get(f"usd_per_hour_{part}") or 0.0)) >= LEAST_PART * hourly]  # fmt: skip
         of = f": {', '.join(paid)}" if len(paid) > 1 else ""
         tokens = [f"${number(summary[f'usd_per_million_{kind}_tokens'])} for 1M {kind} tokens"
                   for kind in ("input", "output") if summary[f"usd_per_million_{kind}_tokens"] is not None]  # fmt: skip
@@ -201,6 +209,23 @@ def life(summary: Mapping[str, Value]) -> list[RenderableType]:
     return ["", *lines]
 
 
+def stages(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what the stages beside the transformer did and which binds; nothing without any."""
+    decoder = "stage.decoder.binds_share"
+    if decoder not in summary:
+        return []
+    lines = [""]
+    for key in (key.removesuffix(".utilisation") for key in summary if key.startswith("stage.") and ".util" in key):
+        queue, service, batch = (number(summary[f"{key}.{name}"])
+                                 for name in ("queue_s_mean", "service_s_mean", "batch_mean"))  # fmt: skip
+        busy, binds, first = (number(summary[f"{key}.{name}"], 100)
+                              for name in ("utilisation", "binds_share", "binds_first_share"))  # fmt: skip
+        lines.append(f"stage {key.removeprefix('stage.')}: {busy} % busy, {queue} s in its queue and {service} s in "
+                     f"batches of {batch} on average, binds {binds} % of requests and {first} % of first tokens")
+    first = number(summary["stage.decoder.binds_first_share"], 100)
+    return [*lines, f"the decoder binds {number(summary[decoder], 100)} % and {first} %"]
+
+
 def totals(summary: Mapping[str, Value]) -> str:
     """Say in one line what became of the requests and how fast the replay was."""
     counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]
@@ -221,7 +246,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     for name in varying:
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
     compared: tuple[tuple[str, str, float], ...] = COMPARED
-    optional = {"hit_rate_hbm": COMPARED_TIERS, "fabric_ports": COMPARED_FABRIC, "gpu_hours": COMPARED_LIFE}
+    optional = {"hit_rate_hbm": COMPARED_TIERS, "fabric_ports": COMPARED_FABRIC,
+                "stage.decoder.binds_share": COMPARED_STAGES, "gpu_hours": COMPARED_LIFE}
     for key, more in optional.items():
         if any(row.get(key) is not None for row in rows):
             compared += tuple(column for column in more if column not in compared)

@@ -21,6 +21,7 @@ from tests.odd_policies import registered
 from tests.scenarios import Scenario, scenario
 from tests.sessions import engine_run, finished, session_of
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
+from tests.staged import case_of as staged_case
 from tests.test_twin import differences
 from tests.test_twin_fabric import case_of as fabric_case
 from tests.test_twin_fabric import differences as fabric_differences
@@ -29,11 +30,13 @@ from tests.test_twin_hierarchy import case_of as tiered_case
 from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
+from tests.test_twin_stages import differences as staged_differences
 from traces.jit import INTERPRETED
 
 SEEDS, SLICED_SEEDS, MOST_REQUESTS = 100, 10, 24
 TIERED_SEEDS, TIERED_REQUESTS = 80, 18
 FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
+STAGED_SEEDS, STAGED_REQUESTS = 16, 16
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -89,6 +92,11 @@ def test_fabrics_in_slices_and_steps(odd: None) -> None:
         case.cluster.__dict__["fabric"] = replace(case.cluster.fabric, samples=4)
         whole = fabric_traces_of(finished(session_of(case, events=True)))
         assert fabric_traces_of(finished(session_of(case), 1)) == whole, seed
+
+
+def test_stages(odd: None) -> None:
+    for seed in range(STAGED_SEEDS):
+        assert not staged_differences(staged_case(seed, STAGED_REQUESTS)), seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

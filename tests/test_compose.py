@@ -23,7 +23,7 @@ from replay.study.tune import planned
 from traces.synthetic import from_config
 
 GROUPS = ("cluster", "experiment", "fabric", "failures", "hardware", "kv", "model", "predictor", "prices", "scale",
-          "slo", "study", "trace")
+          "slo", "stages", "study", "trace")
 MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
@@ -117,6 +117,17 @@ def test_a_fabric_builds_a_session(name: str) -> None:
     session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
     links = found.fabric.links if found.fabric is not None else ()
     assert len(session.state.wires.links) == max(1, len(links))
+
+
+@pytest.mark.parametrize("name", names("stages"))
+def test_stages_build_a_session(name: str) -> None:
+    """Each has a row in the session for every stage; all but one are switched on."""
+    config = composed(f"stages={name}", "trace=multimodal", "trace.requests=20", "cluster=pd_1p1d")
+    trace = from_config(config["trace"], 0)
+    found = build_cluster(config, trace.block_tokens)
+    assert (found.stages == ()) == (name == "none") and config["stages"]["name"] == name
+    session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
+    assert len(session.state.pipeline.stations) == max(1, len(found.stages)) == max(1, len(config["stages"]) - 1)
 
 
 @cache

@@ -21,11 +21,12 @@ MEASURED = (
     "tiers", "planning", "movement", "writes", "elastic", "lifetime", "placement", "index", "timers", "disk",
     "disks", "fragments", "compaction", "notes", "ahead", "going_on", "request_rows", "agenda",
     "paths", "crowds", "sharing", "transfers", "fabric", "wires", "traffic", "shipping", "beginning", "side_events",
-    "asking", "asking_rows", "accounts", "waiting", "moves", "learning",
+    "asking", "asking_rows", "accounts", "waiting", "moves", "learning", "ending", "stages", "stage_service",
+    "stage_events", "stage_rows",
 )  # fmt: skip
 LEFT_OUT = (
     "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",
-    "tier_schema", "request_schema", "learning_schema",
+    "tier_schema", "request_schema", "learning_schema", "stage_schema", "cache_schema",
 )  # fmt: skip
 LEAST_SHARE = 0.95
 

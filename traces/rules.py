@@ -110,6 +110,8 @@ def _check_arrivals(trace: Trace) -> None:
 def _check_lengths(trace: Trace) -> None:
     for name in ("prompt_tokens", "output_tokens"):
         _fail(trace, trace.column(name) < 1, f"{name} must be at least 1", name, "Drop the row or mend its length.")
+    if "images" in trace:
+        _fail(trace, trace.column("images") < 0, "images must be at least 0", "images", "Drop the row or mend it.")
 
 
 def _check_outcomes(trace: Trace) -> None:

@@ -28,6 +28,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "think_s": pa.float64(),  # wait after the parent finished; 0 without a parent
     "ttft_s": pa.float64(),  # recorded outcome, NaN where not recorded
     "e2e_s": pa.float64(),  # recorded outcome, NaN where not recorded
+    "images": pa.int32(),  # in the prompt, whose tokens they are part of
 }
 REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
 LABELS = tuple(name for name, kind in COLUMNS.items() if kind == STRING)

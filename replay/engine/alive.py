@@ -133,4 +133,4 @@ def note_finish(state, r):
     totals.finished += 1
     totals.output_tokens += job.output_tokens
     totals.decode_tokens += job.output_tokens - 1
-    totals.decode_ps += job.finish_ps - job.first_token_ps
+    totals.decode_ps += state.cluster[0].now_ps - job.first_token_ps

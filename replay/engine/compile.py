@@ -16,6 +16,7 @@ from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
 USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a machine like that of the README's figures
+USUAL_STAGES_SECONDS = 4
 
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it

@@ -20,6 +20,8 @@ def goes_on(state):
         return True
     if cluster.tiered and cluster.timers > cluster.recurring:
         return True
+    if cluster.staged and state.pipeline.agendas[1] != NEVER_PS:
+        return True
     return cluster.fabric != 0 and state.wires.net[0].flows_taken > state.wires.net[0].recurring
 
 

@@ -4,6 +4,7 @@ from replay.engine.accounts import charge_output, note_output
 from replay.engine.ahead import bring_arrivals
 from replay.engine.alive import note_finish, note_first_token
 from replay.engine.batching import schedule
+from replay.engine.ending import conclude
 from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
 from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
@@ -14,7 +15,7 @@ from replay.engine.notes import fault, note
 from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
-from replay.engine.queues import pop, push
+from replay.engine.queues import pop
 from replay.engine.request_schema import OP_GO, OP_MOVE
 from replay.engine.routing import arrive, drain
 from replay.engine.schema import (
@@ -24,19 +25,17 @@ from replay.engine.schema import (
     DONE,
     FAULT,
     FINISH_AT,
-    FINISHED,
     GONE,
-    LOG_FINISH,
     LOG_TOKEN,
-    MAX_TIME_PS,
     NEVER_PS,
     NONE,
     PAUSED,
     PREFILL,
     RUNNING,
-    TIME_RANGE,
 )
 from replay.engine.side_events import fabric_event, life_event, tier_event
+from replay.engine.stage_events import issue_due, joins, next_due, stage_event
+from replay.engine.stage_schema import OP_START, OP_TOKENS
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
 from replay.engine.traffic import send_rest, sends_parts, take_back
@@ -45,36 +44,21 @@ from replay.engine.tree import first_event
 
 @inlined
 def finish(state, policies, i, r):
-    """End request r on instance i with all its tokens; its next turns get their arrival times. Modified in place."""
+    """Take request r, which has all its tokens, off instance i; it ends unless it waits for stages. In place."""
     cluster = state.cluster[0]
-    job = state.jobs[r]
     release_blocks(state, policies, i, r)
     change_count(state, i)
     state.views[i].running -= 1
     if cluster.fair:
         note_output(state, r)
-    job.stage = GONE
-    job.status = FINISHED
-    job.finish_ps = cluster.now_ps
     if cluster.lives:
         note_finish(state, r)
-    cluster.gone += 1
     if cluster.learns:
         state.policies.learning(address_of(state), OP_LEARN, r, i)
     if cluster.fabric and state.wires.transits[r].able and state.wires.transits[r].ready == 0:
         take_back(state, r)
-    note(state, LOG_FINISH, r, i, job.output_tokens)
-    turn = job.first_turn
-    while turn >= 0:
-        following = state.jobs[turn]
-        if following.think_ps > MAX_TIME_PS - cluster.now_ps:
-            fault(state, TIME_RANGE, i, 0)
-            return
-        following.think_ps += cluster.now_ps
-        following.key = float(following.think_ps)
-        state.requests[turn].arrival_ps = following.think_ps
-        cluster.turns = push(state.jobs, cluster.turns, turn)
-        turn = following.next_turn
+    if not (cluster.staged and joins(state, r)):
+        conclude(state, i, r)
 
 
 @inlined
@@ -94,7 +78,7 @@ def finish_decodes(state, policies, i):
             elif chosen < 0 or batch[i, RUNNING, slot] < batch[i, RUNNING, chosen]:
                 chosen = slot
         if chosen < 0:
-            instance.next_finish = following
+            instance.next_finish = min(following, next_due(state, i)) if state.cluster[0].staged else following
         else:
             r = batch[i, RUNNING, chosen]
             leave_decode(state, i, chosen)
@@ -117,6 +101,8 @@ def complete_prefill(state, policies, i, r):
             state.policies.tiers(address_of(state), OP_PUBLISHED, r, i)
     request.generated_tokens += 1
     state.instances[i].tokens_out += 1
+    if cluster.staged:
+        state.policies.stages(address_of(state), OP_TOKENS, r, request.generated_tokens)
     if cluster.fair:
         charge_output(state, i, r, 1)
     if job.first_token_ps < 0:
@@ -186,6 +172,8 @@ def end_iteration(state, policies, i):
     instance.left = -1
     gone = 0
     if instance.decodes and instance.iteration >= instance.next_finish:
+        if state.cluster[0].staged:
+            issue_due(state, i)
         gone += finish_decodes(state, policies, i)
     if instance.phase_prefill_tokens > 0:
         gone += advance_prefills(state, policies, i)
@@ -292,6 +280,8 @@ def advance(state, policies, max_events):
                 fabric_event(state, policies)
             elif leaf == 3 * cluster.num_instances + 3:
                 life_event(state, policies)
+            elif leaf == 3 * cluster.num_instances + 4:
+                stage_event(state, policies)
             else:
                 state.policies.moves(address_of(state), OP_MOVE, 0, leaf - 2 * cluster.num_instances - 2)
         if cluster.draining > 0:
@@ -300,6 +290,8 @@ def advance(state, policies, max_events):
             state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
         if cluster.fabric and state.wires.net[0].dirty:
             state.policies.fabric(address_of(state), OP_SHARE, 0, 0, 0, 0, 0)
+        if cluster.staged and state.pipeline.pipe[0].dirty:
+            state.policies.stages(address_of(state), OP_START, 0, 0)
         if cluster.fault != 0:
             return FAULT
     return PAUSED

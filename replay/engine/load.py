@@ -8,12 +8,14 @@ import numpy as np
 from replay.engine import schema
 from replay.engine.adapters import tunables
 from replay.engine.asking_rows import CHANGING, asking_of, count_waiting, note_questions
+from replay.engine.cache_rows import cache_of, foresight
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
 from replay.engine.learning_schema import LEARNING
 from replay.engine.life_rows import CHANGING as CHANGING_LIVES
 from replay.engine.life_rows import lives_of, no_lives
 from replay.engine.request_rows import jobs_of, requests_of
-from replay.engine.schema import NEVER_PS, NONE, Cache, Cost, State
+from replay.engine.schema import NEVER_PS, NONE, Cost, State
+from replay.engine.stage_rows import copy_pipeline, no_pipeline, pipeline_of
 from replay.engine.state import in_lines
 from replay.engine.tree import empty_tree, plain_set_event
 from replay.engine.wires import copy_wires, no_wires, wires_of
@@ -22,8 +24,6 @@ from replay.hardware import nominal
 from replay.hardware.units import fs, ps
 from replay.policy import MAX_TUNABLES, Chosen
 from traces.jit import INTERPRETED
-from traces.trie import Trie
-from traces.trie_kernels import depths
 
 if TYPE_CHECKING:
     from replay.cluster import Cluster
@@ -57,6 +57,7 @@ def state_of(
     leaves = 1
     more = 3 + num_instances if cluster.migrate_ps else 2 if cluster.fabric is not None else tiered
     more = 4 + num_instances if cluster.life is not None else more
+    more = 5 + num_instances if cluster.stages else more
     while leaves < 2 * num_instances + more:
         leaves *= 2
     row = _cluster(trace, cluster, chosen, options, (num_instances, num_prefill, first_decode))
@@ -79,12 +80,13 @@ def state_of(
         gap_first=_gap_first(jobs) if options["gaps"] else np.zeros(1, np.int64),
         tunables=tunables(dict(chosen), len(asking.shares) - 1),
         log=np.zeros(LOG_CAPACITY if options["events"] else 1, schema.EVENT),
-        cache=_cache(options["trie"], cluster, instances, views, num_prefill, _foresight(trace, chosen, options)),
+        cache=cache_of(options["trie"], cluster, instances, views, num_prefill, foresight(trace, chosen, options)),
         cost=cost,
         hierarchy=no_hierarchy(),
         wires=no_wires(),
         asking=asking,
         lives=no_lives(),
+        pipeline=pipeline_of(trace, cluster.stages, options["seed"], num_tiers) if cluster.stages else no_pipeline(),
         policies=None,
     )
     if tiered:
@@ -134,13 +136,14 @@ def copy(state: State) -> State:
     cache = state.cache._replace(slots=slots, **{name: getattr(state.cache, name).copy() for name in own})
     hierarchy = type(state.hierarchy)(*(array.copy() for array in state.hierarchy))
     wires = copy_wires(state.wires)
+    pipeline = copy_pipeline(state.pipeline)
     asking = state.asking._replace(**{name: getattr(state.asking, name).copy() for name in CHANGING})
     lives = state.lives._replace(**{name: getattr(state.lives, name).copy() for name in CHANGING_LIVES})
     shown = asking.told if state.cluster["signals"][0] else views
     num_instances = int(state.cluster["num_instances"][0])
     return state._replace(**changed, views=views, prefill_views=shown[:num_prefill], hierarchy=hierarchy, wires=wires,
-                          lives=lives,
-                          decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking)
+                          decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking,
+                          lives=lives, pipeline=pipeline)
 
 
 def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
@@ -155,7 +158,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
-    row["pooled"] = cluster.mixed_pool
+    row["pooled"], row["staged"] = cluster.mixed_pool, bool(cluster.stages)
     row["lives"] = cluster.life is not None
     row["migrates"], row["migrate_ps"] = cluster.migrate_ps > 0, cluster.migrate_ps
     row["plain_lookup"] = 1
@@ -284,40 +287,3 @@ def _view(view: np.ndarray, instance: Any) -> None:
         view[name] = value
     view["transfer_token_s"] = instance.profile.kv_token_bytes / instance.nic_bytes_per_s
     view["transfer_latency_s"] = instance.nic_latency_s
-
-
-def _cache(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.ndarray, num_prefill: int,
-           foresight: tuple[np.ndarray, ...]) -> Cache:
-    """Return empty caches of all holders; a trace block is a whole number of cluster blocks."""
-    num_instances, one = len(cluster.instances), np.zeros(1, np.int64)
-    classes = np.zeros(schema.TURNS * foresight[3], schema.GROUP)
-    holders = np.r_[0:num_prefill, num_instances : len(views)]
-    if not cluster.prefix_cache or len(trie.parent) == 0:
-        return Cache(np.zeros(1, schema.NODE), np.full((1, len(holders)), NONE, np.int32), np.zeros(1, schema.SLOT),
-                     np.zeros(1, schema.PAST), np.zeros(1, schema.PREFIX), np.zeros(1, np.int32), one, one,
-                     one, classes)
-    scale = trie.block_tokens // cluster.block_tokens
-    nodes = np.zeros(len(trie.parent), schema.NODE)
-    nodes["parent"] = trie.parent
-    nodes["blocks"] = np.asarray(trie.blocks) * scale
-    nodes["start_blocks"] = np.asarray(trie.start_blocks) * scale
-    capacity = np.minimum(len(nodes), views["total_blocks"][holders].astype(np.int64))
-    instances["slot_first"][holders] = instances["slots_used"][holders] = np.cumsum(capacity) - capacity
-    nodes["depth"] = depths(np.asarray(trie.parent))
-    slot_of = np.full((len(nodes), len(holders)), NONE, np.int32)
-    total = int(capacity.sum())
-    next_use = foresight[2] if len(foresight[2]) == len(nodes) else np.zeros(1, np.int64)
-    return Cache(nodes, slot_of, in_lines(total, schema.SLOT), np.zeros(total, schema.PAST),
-                 np.zeros(1, schema.PREFIX), np.zeros(total, np.int32), next_use, foresight[0], foresight[1], classes)
-
-
-def _foresight(trace: "Trace", chosen: Mapping[str, Chosen], options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what only an oracle may know: next_row, path_first and next_use of `Cache`; and the number of kinds."""
-    kinds = 1 + (int(trace.codes("kind").max(initial=-1)) + 1 if "kind" in trace else 0)
-    one = np.zeros(1, np.int64)
-    trie = options["trie"]
-    if "next_use" not in chosen["evict"].policy.reads or len(trie.parent) == 0:
-        return one, one, one, kinds
-    from traces.trie import next_uses
-
-    return (*next_uses(trie), kinds)

@@ -232,6 +232,14 @@ def change_count(state, i):
 
 
 @inlined
+def due_at(state, r, finish_at):
+    """Return the iteration after which decoding request r is looked at: its last, or when a segment of it is full."""
+    if not state.cluster[0].staged:
+        return finish_at
+    return finish_at - max(0, state.jobs[r].output_tokens - state.pipeline.journeys[r].next_tokens)
+
+
+@inlined
 def join_decode(state, i, r):
     """Put request r, whose context is complete, among the decoding requests of instance i. Modified in place."""
     instance = state.instances[i]
@@ -250,8 +258,9 @@ def join_decode(state, i, r):
         instance.fresh += 1
     finish_at = instance.iteration + job.output_tokens - request.generated_tokens
     state.batch[i, FINISH_AT, slot] = finish_at
-    if slot == 0 or finish_at < instance.next_finish:
-        instance.next_finish = finish_at
+    due = due_at(state, r, finish_at)
+    if slot == 0 or due < instance.next_finish:
+        instance.next_finish = due
     residue = (instance.residue + 1 - context) % state.growth.shape[1]
     state.growth[i, residue] += 1
     state.tiers[i, request.tier] += 1

@@ -35,7 +35,9 @@ from replay.engine.schema import (
     PREFILL,
     REJECTED,
     ROUTE,
+    STAGED,
 )
+from replay.engine.stage_schema import OP_ADMITTED, OP_ENTER
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
     LOAD_OVER,
@@ -123,6 +125,15 @@ def meet(state, policies, r):
 
 
 @inlined
+def go_on(state, policies, r):
+    """Let request r be predicted, or what follows where that takes no time. Modified in place."""
+    if state.cluster[0].predict_ps > 0:
+        predict_later(state, r)
+        return
+    meet(state, policies, r)
+
+
+@inlined
 def arrive(state, policies, r):
     """Handle the arrival of request r at now, or the end of its prediction. Modified in place."""
     cluster = state.cluster[0]
@@ -139,10 +150,10 @@ def arrive(state, policies, r):
     note(state, LOG_ARRIVE, r, NONE, 0)
     if cluster.lives:
         note_arrival(state, r)
-    if cluster.predict_ps > 0:
-        predict_later(state, r)
+    if cluster.staged and state.policies.stages(address_of(state), OP_ENTER, r, 0):
+        state.jobs[r].stage = STAGED
         return
-    meet(state, policies, r)
+    go_on(state, policies, r)
 
 
 @kernel
@@ -160,6 +171,8 @@ def consider(state, policies, r):
         note(state, LOG_REJECT, r, NONE, 0)
         end_unserved(state, r, REJECTED)
         return
+    if cluster.staged:
+        state.policies.stages(address_of(state), OP_ADMITTED, r, 0)
     if cluster.held < 0 and try_route(state, policies, r):
         return
     hold(state, policies, r)

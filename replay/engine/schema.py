@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from replay.engine.cache_schema import Cache, Cost
 from replay.engine.fabric_schema import Wires
 from replay.engine.life_schema import Lives
 from replay.engine.request_schema import Asking
+from replay.engine.stage_schema import Pipeline
 from replay.engine.tier_schema import Hierarchy
 from replay.policy import DECODE as DECODE
 from replay.policy import MIXED as MIXED
@@ -31,7 +33,8 @@ FINISHED, REJECTED, UNFINISHED, FAILED = 0, 1, 2, 3
 STATUSES = ("finished", "rejected", "unfinished", "failed")
 
 # what a request is doing (JOB.stage)
-PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING, LOST = range(10)
+(PENDING, HELD, FETCHING, WAITING, PREFILLING, DECODING, HANDOFF, GONE, PREDICTING, STAGED,
+ JOINING, LOST) = range(12)
 
 # return codes of `advance` and fault codes (CLUSTER.fault)
 DONE, PAUSED, FAULT = 0, 1, 2
@@ -204,6 +207,7 @@ CLUSTER = np.dtype([
     ("fault", "i4"),
     ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
     ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"), ("fabric", "i1"),
+    ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
     ("decode_reads_blocks", "i1"), ("batch_reads_blocks", "i1"),
     ("plain_lookup", "i1"),                 # no lifetime, no exact match
@@ -235,7 +239,6 @@ CLUSTER = np.dtype([
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
     ("lives", "i1"),                        # instances start, drain, fail: see life
     ("away", "i4"), ("draining", "i4"),     # instances that routers do not take to be there; that drain
-    ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
 
@@ -278,29 +281,6 @@ class Policies(NamedTuple):
     stages: Any
 
 
-class Cache(NamedTuple):
-    """Prefix caches of all instances on the compressed trie."""
-
-    nodes: np.ndarray  # NODE (num_nodes,)                read only
-    # int32 (num_nodes, num_holders)  row s of `slots`; -2 - s if only its first blocks are resident, -1 if none
-    slot_of: np.ndarray
-    slots: np.ndarray  # SLOT (capacity of all holders,)
-    pasts: np.ndarray  # PAST, as long as `slots`
-    prefix: np.ndarray  # PREFIX (1,): what a policy is shown
-    queue: np.ndarray  # int32, as long as `slots`: eviction heap of each holder, beside its slots
-    next_use: np.ndarray  # int64 (num_nodes,): for oracles
-    next_row: np.ndarray  # int64 (all path nodes,): for oracles, what next_use becomes when a request arrives
-    path_first: np.ndarray  # int64 (num_requests,): where its nodes begin in next_row, leaf first
-    classes: np.ndarray  # GROUP (kinds * TURNS,)
-
-
-class Cost(NamedTuple):
-    """Integer cost tables, read only."""
-
-    profiles: np.ndarray  # PROFILE (num_profiles,)
-    segments: np.ndarray  # SEGMENT (num_segments,)
-
-
 class State(NamedTuple):
     """All that `advance` reads and writes; copying the arrays forks a replay."""
 
@@ -326,4 +306,5 @@ class State(NamedTuple):
     wires: Wires
     asking: Asking
     lives: Lives
+    pipeline: Pipeline
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import fabric_schema, life_schema, request_schema, schema, tier_schema
+from replay.engine import fabric_schema, life_schema, request_schema, schema, stage_schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -65,14 +65,18 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "life_timers": (tier_schema.TIMER, 1), "moments": (life_schema.MOMENT, 1), "losses": (life_schema.LOSS, 1),
     "offered": (schema.VIEW, 1), "offered_decodes": (schema.VIEW, 1), "offered_ids": (np.dtype("i8"), 1),
     "decode_ids": (np.dtype("i8"), 1),
+    "pipe": (stage_schema.PIPE, 1), "stations": (stage_schema.STATION, 1), "benches": (stage_schema.BENCH, 1),
+    "tasks": (stage_schema.TASK, 1), "calls": (stage_schema.CALL, 1), "journeys": (stage_schema.JOURNEY, 1),
+    "lines": (np.dtype("i4"), 3), "agendas": (np.dtype("i8"), 1),
 }
-GROUPS = ("cache", "cost", "hierarchy", "wires", "asking", "lives")  # in compiled code these are the state itself
+# in compiled code these are the state itself
+GROUPS = ("cache", "cost", "hierarchy", "wires", "asking", "lives", "pipeline")
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
     flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
-            **state.wires._asdict(), **state.asking._asdict(), **state.lives._asdict()}
+            **state.wires._asdict(), **state.asking._asdict(), **state.lives._asdict(), **state.pipeline._asdict()}
     return [flat[name] for name in ARRAYS]
 
 

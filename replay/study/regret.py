@@ -18,6 +18,7 @@ from replay.driving import ready
 from replay.engine import schema
 from replay.errors import ConfigError
 from replay.run import main as run
+from replay.stages import BEFORE
 from replay.study.verb import Study, split
 from replay.table import number, plain_table, show
 from replay.write import together
@@ -81,6 +82,8 @@ def decisions(session: "Session", sample: int, seed: int) -> pl.DataFrame:
     raises  : ConfigError where requests wait in a cluster queue or for an index lookup: there is no one decision then
     """
     _refuse_lookups(session.cluster.kv.index.shards if session.cluster.kv is not None else 0)
+    if any(stage.place == BEFORE for stage in session.cluster.stages):
+        raise ConfigError("regret needs decisions at arrivals, but a stage comes before them. Set stages=none.")
     count = len(session.trace)
     drawn = np.random.default_rng((seed, STREAM)).choice(count, min(sample, count), replace=False)
     rows = [row for k in sorted(drawn.tolist()) if (row := _decision(session, k)) is not None]

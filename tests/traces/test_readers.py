@@ -58,6 +58,16 @@ def test_azure_2023_and_2024_clocks(tmp_path):
     assert traces.load(path).column("arrival_s").tolist() == [0.0, 0.99007, 1.99007]
 
 
+def test_azure_2025_has_images(tmp_path):
+    rows = ["TIMESTAMP,NumImages,ContextTokens,GeneratedTokens", "2024-10-15 00:00:00,2,2600,5",
+            "2024-10-15 00:00:01,0,7,5"]  # fmt: skip
+    text = "\n".join(rows)
+    trace = traces.load(save(tmp_path, "m.csv", text))
+    assert trace.column("images").tolist() == [2, 0] and trace.column("prompt_tokens").tolist() == [2600, 7]
+    with pytest.raises(TraceError, match="images must be at least 0, but request 0 has images -2"):
+        traces.load(save(tmp_path, "n.csv", text.replace(",2,", ",-2,")))
+
+
 @pytest.mark.parametrize("clock", ["yesterday", "2023-13-16 18:17:03.9", "2023-11-16 18:17:03.", "2023-11-16T18:17"])
 def test_azure_names_the_row_of_a_bad_clock(tmp_path, clock):
     text = f"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9,1,1\n{clock},1,1\n"

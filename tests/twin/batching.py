@@ -182,6 +182,8 @@ def end_iteration_tokens(twin: Twin, server: Server) -> bool:
     ran, server.decodes_run = server.decodes_run, []
     for request in ran:
         twin.token(request, server)
+    for request in sorted(ran, key=lambda request: request.row) if twin.stages is not None else []:
+        twin.stages.got_token(request)
     done = sorted((request for request in ran if request.generated == request.output_tokens), key=lambda r: r.row)
     for request in done:
         server.decoding.remove(request)
@@ -207,6 +209,8 @@ def complete_prefill(twin: Twin, server: Server, request: Request) -> bool:
     server.prefilling.remove(request)
     publish(twin, server, request)
     twin.token(request, server)
+    if twin.stages is not None:
+        twin.stages.got_token(request)
     if request.generated == request.output_tokens:
         twin.finish(request, server)
         return True

@@ -15,9 +15,11 @@ from tests.twin.network import Network
 from tests.twin.plain import OPEN, Request, Server, ceil_div
 from tests.twin.reading import plain
 from tests.twin.residents import Clock, Rules
+from tests.twin.stages import Stages
 from tests.twin.traffic import send_request, take_back
 
 ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC, MOVE = range(6)
+STAGES = 7
 FIELDS = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "status", "prefill_instance",
     "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
@@ -73,6 +75,7 @@ class Twin:
         self.pooled = cluster.mixed_pool
         self.seer: Any = None  # tests.twin.learning.Seer, once there are predictions
         self.mover = Mover(self, cluster.migrate_ps)
+        self.stages: Stages | None = None
         self.board = Board(self.servers, cluster.signal_lag_ps)
         order = policies["order"].policy
         self.moves = bool(order.reads & MOVING) or "now_ps" in order.uses
@@ -86,7 +89,8 @@ class Twin:
         sent = self.network is None and any(server.link.deliveries for server in self.servers)
         tiers = self.hierarchy is not None and any(event[2] != "gc" for event in self.hierarchy.events)
         flows = self.network is not None and self.network.busy
-        going = bool(self.arrivals) or busy or sent or tiers or flows
+        staged = self.stages is not None and bool(self.stages.pending())
+        going = bool(self.arrivals) or busy or sent or tiers or flows or staged
         return going and any(request.status == "unfinished" for request in self.requests)
 
     @property
@@ -107,6 +111,7 @@ class Twin:
         if self.network is not None:
             events += [(time, FABRIC, sequence) for time, sequence in self.network.pending()]
         events += [(time, MOVE, index) for time, index in self.mover.pending()]
+        events += [(time, STAGES, index) for time, index in self.stages.pending()] if self.stages is not None else []
         return events
 
     def step(self) -> bool:
@@ -131,10 +136,15 @@ class Twin:
             self.network.handle(index)
         elif kind == MOVE:
             self.mover.handle(index)
+        elif kind == STAGES:
+            assert self.stages is not None
+            self.stages.handle(index)
         elif self.hierarchy is not None:
             self.hierarchy.handle(index)
         if self.hierarchy is not None:
             self.hierarchy.settle()
+        if self.stages is not None:
+            self.stages.settle()
         return True
 
     # arrivals and routing
@@ -146,6 +156,12 @@ class Twin:
             request.sequence = self.arrived
             self.arrived += 1
             request.since_ps = self.now
+            if self.stages is not None and self.stages.enters(request):
+                return
+        self.entered(request)
+
+    def entered(self, request: Request) -> None:
+        """Take a request further that is past what comes before the cluster."""
         if self.seer is not None and self.seer.takes(request):
             return
         if self.seer is not None:
@@ -160,7 +176,10 @@ class Twin:
         seen = self.desk.seen(request, None, "arrived")
         if not self.policies["admit"](seen, self.views_for(request), self.now, **decodes):
             self.end(request, "rejected")
-        elif self.held:
+            return
+        if self.stages is not None:
+            self.stages.admitted(request)
+        if self.held:
             self.hold(request)
             self.drain()
         elif not self.route(request):
@@ -308,14 +327,19 @@ class Twin:
             self.drain()
 
     def finish(self, request: Request, server: Server) -> None:
-        """Complete a request; its turns come after their think time."""
+        """Take a request that has all its tokens off an instance; it is complete unless it waits for stages."""
         take_back(self, request)
         self.release(request, server)
-        request.finish_ps = self.now
         self.desk.accounts[None][request.tenant].outputs.append(request.output_tokens)
-        request.status = "finished"
         if self.seer is not None:
             self.seer.learns(request)
+        if self.stages is None or not self.stages.waits(request):
+            self.conclude(request)
+
+    def conclude(self, request: Request) -> None:
+        """Complete a request; its turns come after their think time."""
+        request.finish_ps = self.now
+        request.status = "finished"
         for turn in self.requests:
             if turn.parent == request.row:
                 self.arrivals.append((self.now + turn.think_ps, turn.row))
@@ -359,9 +383,11 @@ class Twin:
         found = {name: [getattr(row, name) for row in rows] for name in names if name != "generated_tokens"}
         return {
             **found,
+            **({"first_token_ps": [self.stages.first_token_ps(row) for row in rows]} if self.stages else {}),
             "generated_tokens": [row.generated for row in rows],
             "gaps": [sorted(gaps) for gaps in self.gaps],
             "events": [self.events],
             "stores": self.hierarchy.results() if self.hierarchy else {},
             "network": self.network.results() if self.network else {},
+            "stages": self.stages.results() if self.stages else {},
         }

@@ -13,6 +13,7 @@ from tests.twin.learning import Seer
 from tests.twin.model import Twin
 from tests.twin.network import Network
 from tests.twin.reading import requests_of
+from tests.twin.stages import Stages
 from traces.schema import Trace
 
 
@@ -40,6 +41,7 @@ def run(
     twin.desk = Desk(twin, slo, policies["order"], list(trace.labels("tenant")) if "tenant" in trace else [])
     if cluster.fabric is not None:
         twin.network = Network(cluster.fabric, twin, seed, longest_bytes(trace, cluster))
+    twin.stages = Stages(twin, trace, cluster.stages) if cluster.stages else None
     while twin.step():
         twin.check()
     twin.check_end()

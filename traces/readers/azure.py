@@ -1,4 +1,4 @@
-"""Azure LLM inference traces of 2023 and 2024: CSV with wall-clock times and lengths."""
+"""Azure LLM inference traces of 2023 and 2024, multimodal ones of 2025: CSV with wall-clock times and lengths."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from traces.readers.source import csv_header, read_csv, unchecked
 from traces.schema import Trace
 
 FIELDS = {"TIMESTAMP": pa.string(), "ContextTokens": pa.int64(), "GeneratedTokens": pa.int64()}
+IMAGES = "NumImages"
 # 2023: "2023-11-16 18:17:03.9799600"; 2024: "2024-05-10 00:00:00.009930+00:00", whole seconds without a fraction.
 CLOCK = r"^(?P<second>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d:\d\d)?$"
 NS = 1_000_000_000
@@ -23,9 +24,10 @@ def sniff(head: bytes, path: Path) -> bool:
 def read(path: Path) -> Trace:
     """Read an Azure trace; arrivals count from the earliest row, exact to the nanosecond.
 
-    source : Patel et al., ISCA 2024 (2023 traces); Stojkovic et al., HPCA 2025 (2024 traces); Azure/AzurePublicDataset
+    source : Patel et al., ISCA 2024 (2023 traces); Stojkovic et al., HPCA 2025 (2024 traces); Qiu et al., SoCC 2025
+             (multimodal trace: images, whose tokens the context has); Azure/AzurePublicDataset
     """
-    table = read_csv(path, FIELDS)
+    table = read_csv(path, {**FIELDS, IMAGES: pa.int64()}, (IMAGES,))
     if table.num_rows == 0:
         raise TraceError(f"a trace must have at least one request, but {path.name} has only a header. Fetch it again.")
     clock_ns = parse_clock(table["TIMESTAMP"], path.name)
@@ -34,6 +36,7 @@ def read(path: Path) -> Trace:
         "prompt_tokens": table["ContextTokens"],
         "output_tokens": table["GeneratedTokens"],
     }
+    columns |= {"images": table[IMAGES]} if IMAGES in table.column_names else {}
     return unchecked(path, columns, notes={"format": "azure", "started_at": table["TIMESTAMP"][0].as_py()})
 
 

@@ -7,7 +7,9 @@ The keywords are a configuration node, so they may be more than the six argument
 from collections.abc import Callable
 from typing import Any
 
-from traces.params import number, whole
+import numpy as np
+
+from traces.params import number, stream, whole
 from traces.synthetic.arrivals import draw_arrivals
 from traces.synthetic.lengths import draw_tokens
 from traces.synthetic.prefixes import Shape, sessions
@@ -127,6 +129,25 @@ def closed_sessions(
     return sessions(shape, seed, requests, closed_loop=True), size
 
 
+def multimodal(
+    seed: int,
+    requests: int,
+    *,
+    rate_per_s: float,
+    prompt_tokens: Any,
+    output_tokens: Any,
+    share: float,
+    images: Any,
+    image_tokens: int,
+) -> Made:
+    """Unrelated requests, Poisson arrivals; a share of them brings images, whose tokens come beside the text."""
+    columns, none = _single({"law": "poisson", "rate_per_s": rate_per_s}, prompt_tokens, output_tokens, seed, requests)
+    brings = stream(seed, "share of images").random(requests) < number("share", share, 0.0, 1.0)
+    columns["images"] = np.where(brings, draw_tokens(images, seed, "images", requests), 0).astype(np.int64)
+    columns["prompt_tokens"] = columns["prompt_tokens"] + columns["images"] * whole("image_tokens", image_tokens)
+    return columns, none
+
+
 KINDS: dict[str, Callable[..., Made]] = {
     "poisson": poisson,
     "gamma": gamma,
@@ -137,4 +158,5 @@ KINDS: dict[str, Callable[..., Made]] = {
     "sessions": closed_sessions,
     "training": training,
     "servegen": servegen,
+    "multimodal": multimodal,
 }
