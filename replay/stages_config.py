@@ -29,7 +29,7 @@ OPTIONAL: dict[str, Any] = {
 # of columns of requests.parquet and of parts of the summary that would be called alike
 RESERVED = frozenset({
     "name", "decoder", "arrival", "queue", "ttft", "tpot", "max_itl", "itl_top10", "e2e", "lookup", "load",
-    "exposed_load", "handoff", "exposed_handoff", "prefill", "transfer",
+    "exposed_load", "handoff", "exposed_handoff", "prefill", "transfer", "away",
 })  # fmt: skip
 MOST_SERVERS = 65536
 
