@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PS = 1e-12
 TABLES = ("lives", "life_changes")
 OF_AN_INSTANCE = ("crashes", "starts", "lost_requests", "lost_kv_tokens", "cached_lost_blocks", "cached_shrunk_blocks")
-COLUMNS = ("losses", "away_s", "recomputed_tokens")
+COLUMNS = ("losses", "away_s", "recomputed_tokens", "restored_tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +111,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
         "losses": int(losses["losses"].sum()),
         "losses_of_a_failure_max": int(setting["most_lost"]),
         "recovery_s_mean": _mean(losses["away_ps"][losses["losses"] > 0] * PS),
-        "recomputed_tokens": int(losses["recomputed_tokens"].sum()) - int(setting["restored_tokens"]),
-        "restored_tokens": int(setting["restored_tokens"]),
+        "recomputed_tokens": int(losses["recomputed_tokens"].sum()),
+        "restored_tokens": int(losses["restored_tokens"].sum()),
         "regenerated_tokens": int(setting["wasted_tokens"]),
         "cached_tokens_lost": int(life["cached_lost_blocks"].sum()) * session.cluster.block_tokens,
         "cached_tokens_shrunk": int(life["cached_shrunk_blocks"].sum()) * session.cluster.block_tokens,
@@ -125,12 +125,15 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def columns(session: "Session") -> dict[str, np.ndarray]:
-    """Return what happened to each request by failures: how often it was lost, how long it was away, KV lost."""
+    """Return what happened to each request by failures: how often it was lost, how long it was away, its KV since.
+
+    recomputed_tokens, restored_tokens : KV that it lost and computed anew, or had from a replica; the rest was cached
+    """
     if session.cluster.life is None:
         return {}
     losses = session.state.lives.losses
     return {"losses": losses["losses"], "away_s": losses["away_ps"] * PS,
-            "recomputed_tokens": losses["recomputed_tokens"]}  # fmt: skip
+            "recomputed_tokens": losses["recomputed_tokens"], "restored_tokens": losses["restored_tokens"]}
 
 
 def tables(session: "Session") -> dict[str, pl.DataFrame]:

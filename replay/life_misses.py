@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PREFILLS, DECODES = ("prefill", "mixed"), ("decode", "mixed")
 
 
-def misses_while_starting(session: "Session", requests: pl.DataFrame) -> int | None:
+def misses_while_starting(session: "Session", requests: pl.DataFrame) -> int:
     """Count the arrived requests that missed their SLO and were held up while help was on its way.
 
     One is counted if, from its arrival to its first token, an instance that prefills (prefill, mixed) was starting; or
@@ -22,11 +22,8 @@ def misses_while_starting(session: "Session", requests: pl.DataFrame) -> int | N
     ended, goes on to now. All that sooner starts could have saved is among them; so are some that these would not have.
 
     requests : one row a request, read only
-    returns  : None if changes of instances found no room in their table
     """
     setting = session.state.lives.setting[0]
-    if int(setting["unsaid"]):
-        return None
     now_ps = int(session.state.cluster["now_ps"][0])
     moments = session.state.lives.moments[: int(setting["moments"])]
     roles = np.array([instance.role for instance in session.cluster.instances])

@@ -9,6 +9,7 @@ import numpy as np
 from predictors import given
 from replay.energy import refuse_unknown_power
 from replay.engine import adapters, compile, load, schema
+from replay.engine.life_rows import more_moments
 from replay.engine.wires import make_room
 from replay.errors import ConfigError, EngineError, PolicyError
 from replay.hardware import refuse_overflow
@@ -108,7 +109,7 @@ class Session:
         except Exception as error:
             raise self._raised(error) from error
         self.kernel_s += time.perf_counter() - started
-        self.state = make_room(self.state)
+        self.state = more_moments(make_room(self.state))
         if self.events:
             self._drain_log(stuck=int(self.state.cluster["events"][0]) == before and code == schema.PAUSED)
         if code == schema.FAULT:

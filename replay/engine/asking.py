@@ -11,7 +11,7 @@ from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import usable_tokens, visible
 from replay.engine.phases import generated_now, settle
 from replay.engine.request_schema import PREFIX_KEYS
-from replay.engine.schema import DECODE, DECODING, PREFILLING, WAITING
+from replay.engine.schema import DECODE, DECODING, HANDOFF, PREFILLING, WAITING
 from replay.engine.stalls import counted_blocks
 
 PS = 1e-12
@@ -78,7 +78,7 @@ def expect_prefill(state, r, i):
     job = state.jobs[r]
     context = seen.prompt_tokens + seen.generated_tokens
     tokens = context
-    if job.stage == DECODING:
+    if job.stage == DECODING or job.stage == HANDOFF:
         tokens = 0
     elif job.stage == PREFILLING:
         tokens = job.prefill_left

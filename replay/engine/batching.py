@@ -9,6 +9,7 @@ from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import (
     count_reuse,
     pin_path,
+    resident_blocks,
     take_private,
     unpinned_blocks,
     usable_tokens,
@@ -52,10 +53,7 @@ def demand(state, i, r):
     if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
         node, resident = visible(state, job.leaf, i)
         cached = unpinned_blocks(state.cache, node, i)
-    counted = counted_blocks(state, r)
-    if state.cluster[0].lives:
-        counted = max(counted, state.lives.losses[r].restored_blocks)
-    left = context - usable_tokens(state, max(resident, counted), context, block_tokens)
+    left = context - usable_tokens(state, max(resident, counted_blocks(state, r)), context, block_tokens)
     return blocks_for(context, block_tokens) - resident, left, node, resident, cached, 0
 
 
@@ -175,6 +173,21 @@ def admit_waiting(state, policies, i, tokens, whole, given):
     return given - before, squares, admitted
 
 
+@kernel
+def make_up(state, i, r, context, left, node):
+    """Note how request r, lost before and admitted to instance i, makes up for the KV that it lost. Modified in place.
+
+    node : deepest node of its prompt that is cached there, -1 for none
+    """
+    loss = state.lives.losses[r]
+    own = usable_tokens(state, resident_blocks(state.cache, node, i), context, state.views[i].block_tokens)
+    loss.restored_tokens += context - left - own
+    loss.recomputed_tokens += max(0, min(loss.kv_tokens, context) - (context - left))
+    loss.kv_tokens = 0
+    loss.restored_blocks = 0
+    loss.begun_ps = state.cluster[0].now_ps
+
+
 @inlined
 def admit_one(state, i, r, need, left, node):
     """Give request r its blocks on instance i and move it from waiting to running, modified in place."""
@@ -201,8 +214,8 @@ def admit_one(state, i, r, need, left, node):
     job.charged_tokens = left
     if state.cluster[0].tiered and left > 0:
         begin_stall(state, i, r)
-    if state.cluster[0].lives:
-        state.lives.losses[r].restored_blocks = 0
+    if left > 0 and state.cluster[0].lives and state.lives.losses[r].losses > 0:
+        make_up(state, i, r, context, left, node)
     if left > 0:
         job.prefill_left = left
         job.prefilled = context - left

@@ -1,9 +1,11 @@
 """The end of a request: its status, and the arrival times of its next turns."""
 
 from replay.engine.jit import inlined
+from replay.engine.life_schema import OP_OVER
 from replay.engine.notes import fault, note
 from replay.engine.queues import push
 from replay.engine.schema import FINISHED, GONE, LOG_FINISH, MAX_TIME_PS, TIME_RANGE
+from replay.engine.state import address_of
 
 
 @inlined
@@ -15,6 +17,8 @@ def conclude(state, i, r):
     job.status = FINISHED
     job.finish_ps = cluster.now_ps
     cluster.gone += 1
+    if cluster.lives and cluster.gone == cluster.num_requests:
+        state.policies.life(address_of(state), OP_OVER, 0, 0)
     note(state, LOG_FINISH, r, i, job.output_tokens)
     turn = job.first_turn
     while turn >= 0:

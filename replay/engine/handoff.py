@@ -8,7 +8,7 @@ from replay.engine.foresight import foresee
 from replay.engine.inserting import insert
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import release_path, row_of
-from replay.engine.life_schema import OP_LOST, OP_STRAND
+from replay.engine.life_schema import OP_OVER, OP_STRAND, OP_TURN
 from replay.engine.links import change_link, send, transfer_ps
 from replay.engine.notes import note
 from replay.engine.phases import change_count, cut, settle
@@ -52,6 +52,8 @@ def end_unserved(state, r, status):
             jobs[turn].next = top
             top = turn
             turn = jobs[turn].next_turn
+    if state.cluster[0].lives and state.cluster[0].gone == state.cluster[0].num_requests:
+        state.policies.life(address_of(state), OP_OVER, 0, 0)
 
 
 @kernel
@@ -59,9 +61,6 @@ def enqueue(state, policies, i, r):
     """Put request r into the queue of instance i, which sees it now if idle, else after its iteration, in place."""
     if state.cluster[0].lookahead:
         settle(state, i)
-    if state.cluster[0].lives and not serves(state, i):
-        state.policies.life(address_of(state), OP_LOST, r, i)
-        return
     push_waiting(state, policies, i, r)
     bring_queue(state, i)
     note(state, LOG_ENQUEUE, r, i, 0)
@@ -92,6 +91,9 @@ def arrived(state, policies, i, r):
     """Let request r, whose KV came from instance i, go on where it came to. Modified in place."""
     job = state.jobs[r]
     settle(state, i)
+    if state.cluster[0].lives and job.stage == HANDOFF and not serves(state, job.decode_instance):
+        state.policies.life(address_of(state), OP_TURN, r, i)
+        return
     if job.stage == HANDOFF:
         target = job.decode_instance
         if state.cluster[0].fabric:
@@ -161,6 +163,7 @@ def leave_batch(state, i, r):
 def hand_over_anew(state, policies, i, r):
     """Choose a decode instance for request r, prefilled on instance i, that lost its own or found none. In place."""
     settle(state, i)
+    state.lives.losses[r].begun_ps = state.cluster[0].now_ps
     if lacks_decodes(state):
         state.policies.life(address_of(state), OP_STRAND, r, i)
         return
@@ -190,7 +193,10 @@ def send_on(state, policies, i, r, able):
     done_ps = max(cluster.now_ps, instance.nic_free_ps) + carry_ps
     if cluster.layerwise:
         layers = state.cost.profiles[instance.profile].layers
-        early_ps = max(job.scheduled_ps, instance.nic_free_ps) + carry_ps
+        begun_ps = job.scheduled_ps
+        if cluster.lives:
+            begun_ps = max(begun_ps, state.lives.losses[r].begun_ps)
+        early_ps = max(begun_ps, instance.nic_free_ps) + carry_ps
         done_ps = max(early_ps, cluster.now_ps + carry_ps // layers)
     note(state, LOG_HANDOFF, r, i, kv_tokens)
     send(state, i, r, done_ps)

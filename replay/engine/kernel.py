@@ -210,7 +210,14 @@ def next_arrival(state):
 def log_is_full(state):
     """Whether one more event might not fit into the event log."""
     cluster = state.cluster[0]
-    return cluster.log and cluster.log_count + 8 * (cluster.held_count + 2 * state.batch.shape[2] + 8) > len(state.log)
+    if not cluster.log:
+        return False
+    requests = cluster.held_count + 2 * state.batch.shape[2] + 8
+    if cluster.lives:  # an event may reach all instances, and what is on none of them
+        requests += state.lives.setting[0].aside + 2 * cluster.num_instances
+        for i in range(cluster.num_instances):
+            requests += state.views[i].waiting + state.views[i].running
+    return cluster.log_count + 8 * requests > len(state.log)
 
 
 @inlined
@@ -227,6 +234,13 @@ def flows_are_full(state):
     return state.cluster[0].fabric and state.wires.net[0].flows_taken + SPARE_FLOWS > len(state.wires.flows)
 
 
+@inlined
+def moments_are_full(state):
+    """Whether one more event might change more instances than there are rows for."""
+    cluster = state.cluster[0]
+    return cluster.lives and state.lives.setting[0].moments + 4 * cluster.num_instances > len(state.lives.moments)
+
+
 @kernel
 def advance(state, policies, max_events):
     """Run at most `max_events` events of a replay, modified in place.
@@ -237,7 +251,7 @@ def advance(state, policies, max_events):
     """
     cluster = state.cluster[0]
     for _ in range(max_events):
-        if log_is_full(state) or changes_are_full(state) or flows_are_full(state):
+        if log_is_full(state) or changes_are_full(state) or flows_are_full(state) or moments_are_full(state):
             return PAUSED
         time_ps, leaf = first_event(state.tree)
         r = next_arrival(state)

@@ -1,5 +1,6 @@
 """The part of the engine that runs the life of instances: one operation at a time, for the event loop."""
 
+from replay.engine.failing import happen
 from replay.engine.jit import kernel
 from replay.engine.life_schema import (
     ASK,
@@ -9,14 +10,17 @@ from replay.engine.life_schema import (
     OP_DRAINED,
     OP_LIFE,
     OP_LOST,
+    OP_OVER,
     OP_RESTORE,
     OP_STRAND,
     OP_TODO,
+    OP_TURN,
     RESTORED,
 )
-from replay.engine.lifecycle import count_away, happen, is_empty, pop_life, push_life, release_those, vanish
+from replay.engine.life_timers import drop_all_but_questions, pop_life, push_life
+from replay.engine.lifecycle import count_away, is_empty, release_those, vanish
 from replay.engine.links import transfer_ps
-from replay.engine.losing import lose_waiting
+from replay.engine.losing import lose_waiting, turn_back
 from replay.engine.scaling import ask_pools, start_lacking
 from replay.engine.schema import FETCHING, HANDOFF, NONE
 
@@ -46,11 +50,15 @@ def next_again(state):
 
 
 @kernel
-def lose_late(state, r, i):
-    """Lose request r, which came to instance i as that was not there any more, modified in place."""
-    lose_waiting(state, i, r)
-    if state.lives.life[i].trusted == 0:
-        push_life(state, state.cluster[0].now_ps, DETECT, i)
+def turn_back_late(state, r, p):
+    """Let request r stay on instance p, as its decode instance, failed before it was chosen, is still down. In place.
+
+    It waits until that failure is noticed; if it was already, it goes on in the next event.
+    """
+    j = state.jobs[r].decode_instance
+    turn_back(state, p, j, r)
+    if state.lives.life[j].notice_ps < state.cluster[0].now_ps:
+        push_life(state, state.cluster[0].now_ps, DETECT, j)
 
 
 @kernel
@@ -61,6 +69,7 @@ def strand(state, r, i):
     state.jobs[r].decode_instance = NONE
     state.jobs[r].next = NONE
     state.lives.life[i].stranded += 1
+    setting.aside += 1
     if setting.stranded_head < 0:
         setting.stranded_head = r
     else:
@@ -72,6 +81,7 @@ def strand(state, r, i):
 def await_control(state, r):
     """Let request r wait until the control plane is there again, modified in place."""
     setting = state.lives.setting[0]
+    setting.aside += 1
     state.jobs[r].next = NONE
     if setting.shut_head < 0:
         setting.shut_head = r
@@ -82,14 +92,26 @@ def await_control(state, r):
 
 @kernel
 def begin_restore(state, r, i):
-    """Copy what a replica has of the KV of request r to instance i; it joins the queue there then. In place."""
-    blocks = state.lives.losses[r].restored_blocks
-    tokens = blocks * state.views[i].block_tokens
+    """Copy what a replica has of the KV of request r to instance i; it joins the queue there then. In place.
+
+    The card of i takes it beside what it sends, at the speed that it has now; while it is stopped nothing comes.
+    """
+    life = state.lives.life[i]
+    tokens = state.lives.losses[r].restored_blocks * state.views[i].block_tokens
     state.jobs[r].stage = FETCHING
     state.jobs[r].instance = i
-    state.lives.setting[0].restored_tokens += tokens
     latency_ps = state.cost.profiles[state.instances[i].profile].transfer_latency_ps
-    push_life(state, state.cluster[0].now_ps + transfer_ps(state, i, tokens) + latency_ps, RESTORED, r)
+    begin_ps = max(state.cluster[0].now_ps, life.nic_down_ps)
+    push_life(state, begin_ps + transfer_ps(state, i, tokens) + latency_ps, RESTORED, r)
+
+
+@kernel
+def settle_drains(state):
+    """Switch off what drained and is empty, and start what waited for that, modified in place. O(instances)."""
+    for k in range(state.cluster[0].num_instances):
+        if state.lives.life[k].state == DRAINING and is_empty(state, k):
+            vanish(state, k)
+    start_lacking(state)
 
 
 @kernel
@@ -100,7 +122,9 @@ def operate_life(state, operation, what, i):
     elif operation == OP_TODO:
         return next_again(state)
     elif operation == OP_LOST:
-        lose_late(state, what, i)
+        lose_waiting(state, i, what)
+    elif operation == OP_TURN:
+        turn_back_late(state, what, i)
     elif operation == OP_STRAND:
         strand(state, what, i)
     elif operation == OP_AWAIT:
@@ -108,8 +132,7 @@ def operate_life(state, operation, what, i):
     elif operation == OP_RESTORE:
         begin_restore(state, what, i)
     elif operation == OP_DRAINED:
-        for k in range(state.cluster[0].num_instances):
-            if state.lives.life[k].state == DRAINING and is_empty(state, k):
-                vanish(state, k)
-        start_lacking(state)
+        settle_drains(state)
+    elif operation == OP_OVER:
+        drop_all_but_questions(state)
     return 0

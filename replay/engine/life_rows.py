@@ -12,10 +12,10 @@ from replay.engine.life_schema import (
     FAIL,
     FAILURE,
     FAILURES,
+    FIRST_MOMENTS,
     LIFE,
     LOSS,
     MOMENT,
-    MOST_MOMENTS,
     OFF,
     POOL,
     SETTING,
@@ -72,8 +72,18 @@ def lives_of(trace: "Trace", cluster: "Cluster", state: schema.State, options: d
     plain_set_event(state.tree, 3 * count + 3, first_ps)
     state.cluster["away"] = int((life["state"] != UP).sum())
     return Lives(life, pools, np.zeros(1, TALLY), np.zeros(len(pools), TALLY), failures, setting, timers,
-                 np.zeros(MOST_MOMENTS, MOMENT), np.zeros(len(trace), LOSS), np.zeros(count, schema.VIEW),
+                 np.zeros(FIRST_MOMENTS + 8 * count, MOMENT), np.zeros(len(trace), LOSS), np.zeros(count, schema.VIEW),
                  np.zeros(count, schema.VIEW), np.zeros(count, np.int64), np.zeros(count, np.int64))  # fmt: skip
+
+
+def more_moments(state: schema.State) -> schema.State:
+    """Return a state with twice as many rows for changes of instances where they are nearly used up."""
+    moments, used = state.lives.moments, int(state.lives.setting["moments"][0])
+    if not state.cluster["lives"][0] or 2 * used < len(moments):
+        return state
+    more = np.zeros(2 * len(moments), MOMENT)
+    more[:used] = moments[:used]
+    return state._replace(lives=state.lives._replace(moments=more.view(type(moments))))
 
 
 def _begin(setting: np.ndarray, timers: np.ndarray, failures: np.ndarray, interval_ps: int) -> None:

@@ -13,9 +13,10 @@ LIVES = ("up", "starting", "draining", "down", "off")
 
 LIFE = np.dtype([
     ("since_ps", "i8"),            # when its state began
-    ("until_ps", "i8"),            # of STARTING and DOWN: when it comes up
+    ("until_ps", "i8"),            # of STARTING and DOWN: when it comes up; of OFF: it cannot start before
+    ("notice_ps", "i8"),           # when routers know of its last failure
     ("paid_ps", "i8"), ("up_ps", "i8"), ("down_ps", "i8"),  # not OFF, UP or DRAINING, and DOWN, up to since_ps
-    ("nic_down_ps", "i8"),         # until when its card carries nothing
+    ("nic_down_ps", "i8"),         # until when its card sends nothing
     ("lost_kv_tokens", "i8"),      # KV of requests that were on it as it failed
     ("cached_lost_blocks", "i8"),  # reusable prefixes that went with it, failed or shrunk away
     ("cached_shrunk_blocks", "i8"),  # of these, those that went as it was switched off
@@ -23,11 +24,10 @@ LIFE = np.dtype([
     ("nic_permille", "i4"),        # speed of its card, in thousandths of the usual
     ("pool", "i4"),
     ("suspected", "i4"),           # health checks that fail although it is there
-    ("stranded", "i4"),            # prefilled requests on it for which no decode instance is there
-    ("lost_head", "i4"),           # requests that it took with it, not yet known to be lost
+    ("stranded", "i4"),            # prefilled requests whose KV it keeps until they have a decode instance
+    ("lost_head", "i4"),           # by row: requests that it took with it, and handoffs to it, until it is noticed
     ("state", "i1"),
     ("trusted", "i1"),             # routers take it to be there
-    ("retires", "i1"),             # it failed while it drained: repaired, it is OFF
 ], align=True)
 
 # what a scale policy is told of a pool: the instances of one role
@@ -85,9 +85,10 @@ SETTING = np.dtype([
     ("shut_head", "i4"), ("shut_tail", "i4"),        # requests that came while the control plane was away
     ("node_instances", "i4"), ("num_pools", "i4"),
     ("paused", "i4"),              # fail-overs of the control plane under way
-    ("moments", "i8"), ("unsaid", "i8"),  # rows of `moments` used; changes that found no room there
+    ("aside", "i8"),               # requests that are lost, stranded or shut out: on no instance
+    ("moments", "i8"),             # rows of `moments` used
     ("lost", "i8"), ("most_lost", "i8"),     # requests lost with instances in all, and by one failure
-    ("retries", "i8"), ("restarts", "i8"), ("given_up", "i8"), ("wasted_tokens", "i8"), ("restored_tokens", "i8"),
+    ("retries", "i8"), ("restarts", "i8"), ("given_up", "i8"), ("wasted_tokens", "i8"),
 ], align=True)
 
 # kinds of timers
@@ -97,16 +98,20 @@ MOMENT = np.dtype([("time_ps", "i8"), ("instance", "i4"), ("state", "i4")], alig
 # of a request, kept beside JOB
 LOSS = np.dtype([
     ("lost_ps", "i8"),             # when it was lost last, -1 while it is not
-    ("away_ps", "i8"),             # in all, from a loss to the routing that followed
-    ("recomputed_tokens", "i8"),   # KV that was lost with an instance
-    ("restored_blocks", "i4"),     # of its context, KV that comes from a replica
+    ("notice_ps", "i8"),           # when that is noticed
+    ("away_ps", "i8"),             # in all, from a loss to the recover policy's answer
+    ("begun_ps", "i8"),            # no KV of it was sent to a decode instance before
+    ("kv_tokens", "i8"),           # KV that it lost and has not got again
+    ("recomputed_tokens", "i8"),   # of such, computed anew
+    ("restored_tokens", "i8"),     # of such, from a replica
+    ("restored_blocks", "i4"),     # of its context, KV that is to come, or came, from a replica
     ("losses", "i4"),
 ], align=True)
 
 # operations, and what a recover policy says
-(OP_LIFE, OP_TODO, OP_LOST, OP_DRAINED, OP_STRAND, OP_AWAIT, OP_RESTORE) = range(7)
+(OP_LIFE, OP_TODO, OP_LOST, OP_DRAINED, OP_STRAND, OP_AWAIT, OP_RESTORE, OP_TURN, OP_OVER) = range(9)
 RESTART, RESUME, RESTORE, GIVE_UP = range(4)
-MOST_MOMENTS = 1 << 16
+FIRST_MOMENTS = 1 << 12
 
 
 class Lives(NamedTuple):
@@ -119,7 +124,7 @@ class Lives(NamedTuple):
     failures: np.ndarray  # FAILURE (num_failures + 1,), read only; the last is never reached
     setting: np.ndarray  # SETTING (1,)
     life_timers: np.ndarray  # TIMER (capacity,), in no order
-    moments: np.ndarray  # MOMENT (MOST_MOMENTS,)
+    moments: np.ndarray  # MOMENT (capacity,): every change of what an instance does; grown between slices
     losses: np.ndarray  # LOSS (num_requests,)
     offered: np.ndarray  # VIEW (num_instances,): the instances of a question that are there
     offered_decodes: np.ndarray  # VIEW (num_instances,)

@@ -1,13 +1,15 @@
 """What an instance takes with it when it fails: its batch, its queue, its cache, what its card carries and what comes.
 
-Every request goes to one of three lists: lost with the instance, until that is noticed; to go on in this event (a fetch
-from it, a handoff to it); or nothing changes for it.
+KV is lost with its holder only. A request whose KV, or whose place, was there is lost until the failure is noticed; one
+that was to be handed over to it keeps its KV and waits for the same; one that fetched from it goes on at once.
 """
 
 from replay.engine.accounts import leave_waiting
 from replay.engine.evicting import column_of
 from replay.engine.jit import kernel
 from replay.engine.kvcache import free_private, release_path, row_of
+from replay.engine.life_schema import RESTORED
+from replay.engine.life_timers import drop_timer, set_next
 from replay.engine.lifetime import free_node
 from replay.engine.links import change_link
 from replay.engine.notes import note
@@ -22,6 +24,7 @@ from replay.engine.tree import set_event
 def wipe(state, i):
     """Empty the cache of instance i, of which nobody holds anything, modified in place. O(trie nodes)."""
     state.lives.life[i].cached_lost_blocks += state.views[i].cached_blocks
+    state.instances[i].clock = -1e308  # nothing was evicted from the next one yet
     if i >= state.cluster[0].num_prefill or not state.cluster[0].cache or state.views[i].cached_blocks == 0:
         return
     c = column_of(state, i)
@@ -44,8 +47,25 @@ def append_again(state, r):
 
 
 @kernel
+def wait_for_notice(state, i, r):
+    """Let request r, taken off every list, wait until the failure of instance i is noticed; by row, in place."""
+    state.lives.losses[r].notice_ps = state.lives.life[i].notice_ps
+    state.lives.setting[0].aside += 1
+    before = NONE
+    after = state.lives.life[i].lost_head
+    while after >= 0 and after < r:
+        before = after
+        after = state.jobs[after].next
+    state.jobs[r].next = after
+    if before < 0:
+        state.lives.life[i].lost_head = r
+    else:
+        state.jobs[before].next = r
+
+
+@kernel
 def lose(state, i, r, kv_tokens):
-    """Put request r, taken off every list, among those lost with instance i, in order of rows. Modified in place.
+    """Put request r, taken off every list, among those lost with instance i. Modified in place.
 
     kv_tokens : of its context, those whose KV was there
     """
@@ -58,21 +78,12 @@ def lose(state, i, r, kv_tokens):
     job.prefilled = 0
     loss.lost_ps = state.cluster[0].now_ps
     loss.losses += 1
-    loss.recomputed_tokens += kv_tokens
+    loss.kv_tokens = max(loss.kv_tokens, kv_tokens)
     life.lost_requests += 1
     state.lives.setting[0].lost += 1
     life.lost_kv_tokens += kv_tokens
     note(state, LOG_LOSE, r, i, kv_tokens)
-    before = NONE
-    after = life.lost_head
-    while after >= 0 and after < r:
-        before = after
-        after = state.jobs[after].next
-    job.next = after
-    if before < 0:
-        life.lost_head = r
-    else:
-        state.jobs[before].next = r
+    wait_for_notice(state, i, r)
 
 
 @kernel
@@ -156,71 +167,132 @@ def lose_waiting(state, i, r):
 
 
 @kernel
+def kv_of(state, r):
+    """Return the tokens of KV of request r, whose prefill is complete: its context but for its last token."""
+    return state.requests[r].prompt_tokens + state.requests[r].generated_tokens - 1
+
+
+@kernel
 def let_go(state, p, r):
-    """Give back what request r, taken off the card of instance p, holds there for a fetch, modified in place."""
+    """Give back what request r, on the card of instance p, holds there for a fetch, modified in place."""
     settle(state, p)
     release_path(state, p, state.jobs[r].pinned)
     state.jobs[r].pinned = NONE
-    state.jobs[r].pinned_blocks = 0
+
+
+@kernel
+def drop_link(state, p, before, r):
+    """Take request r, behind `before` on the card of instance p (-1: first), off it, modified in place."""
+    instance = state.instances[p]
+    following = state.jobs[r].next
+    if before < 0:
+        instance.link_head = following
+    else:
+        state.jobs[before].next = following
+    if following < 0:
+        instance.link_tail = before
+    change_link(state, p, -1)
+
+
+@kernel
+def set_delivery(state, p):
+    """Tell the event tree when the card of instance p delivers next, modified in place."""
+    head = state.instances[p].link_head
+    set_event(state.tree, p, NEVER_PS if head < 0 else state.jobs[head].deliver_ps)
 
 
 @kernel
 def lose_link(state, i):
-    """Lose what the card of instance i carries: fetches end without result, handoffs are lost. Modified in place."""
+    """Lose what the card of instance i has not sent: fetches end without result, handoffs are lost. Modified in place.
+
+    What it has sent arrives, although nothing of it is held here any more.
+    """
     instance = state.instances[i]
+    now_ps = state.cluster[0].now_ps
+    latency_ps = state.cost.profiles[instance.profile].transfer_latency_ps
+    before = NONE
     r = instance.link_head
-    instance.link_head = NONE
-    instance.link_tail = NONE
-    instance.nic_free_ps = state.cluster[0].now_ps
-    set_event(state.tree, i, NEVER_PS)
     while r >= 0:
-        following = state.jobs[r].next
-        change_link(state, i, -1)
-        if state.jobs[r].stage == FETCHING:
-            let_go(state, i, r)
-            append_again(state, r)
+        job = state.jobs[r]
+        following = job.next
+        fetches = job.stage == FETCHING
+        if job.deliver_ps - latency_ps > now_ps:
+            drop_link(state, i, before, r)
+            if fetches:
+                let_go(state, i, r)
+                job.pinned_blocks = 0
+                append_again(state, r)
+            else:
+                stop_waiting_for(state, job.decode_instance, r)
+                lose_sent(state, i, r)
         else:
-            stop_waiting_for(state, state.jobs[r].decode_instance, r)
-            lose_sent(state, i, r)
+            before = r
+            if fetches:
+                let_go(state, i, r)
+            else:
+                release_blocks(state, state.policies, i, r)
         r = following
+    instance.nic_free_ps = max(now_ps, state.lives.life[i].nic_down_ps)
+    set_delivery(state, i)
 
 
 @kernel
 def lose_sent(state, i, r):
     """Lose request r, prefilled on instance i, whose KV is still there for its handoff. Modified in place."""
     release_blocks(state, state.policies, i, r)
-    lose(state, i, r, state.requests[r].prompt_tokens + state.requests[r].generated_tokens - 1)
+    lose(state, i, r, kv_of(state, r))
 
 
 @kernel
-def turn_back(state, p, i):
-    """Take what the card of instance p carries to instance i off it: handoffs are to be sent elsewhere. In place."""
-    instance = state.instances[p]
+def turn_back(state, p, j, r):
+    """Let request r, off the card of instance p, wait there until the failure of its decode instance j is noticed.
+
+    It is lost where p, failed and empty since, does not have its KV any more. Modified in place.
+    """
+    stop_waiting_for(state, j, r)
+    if state.jobs[r].pinned_blocks + state.jobs[r].private_blocks == 0:
+        lose(state, j, r, kv_of(state, r))
+        return
+    state.jobs[r].decode_instance = NONE
+    state.lives.life[p].stranded += 1
+    wait_for_notice(state, j, r)
+
+
+@kernel
+def lose_coming(state, p, i):
+    """Take what the card of instance p carries to instance i, which fails, off it. Modified in place."""
     before = NONE
-    r = instance.link_head
+    r = state.instances[p].link_head
     while r >= 0:
         job = state.jobs[r]
         following = job.next
-        if (job.decode_instance if job.stage == HANDOFF else job.instance) == i:
-            if before < 0:
-                instance.link_head = following
-            else:
-                state.jobs[before].next = following
-            if following < 0:
-                instance.link_tail = before
-            change_link(state, p, -1)
+        if (job.decode_instance if job.stage == HANDOFF else job.instance) != i:
+            before = r
+        else:
+            drop_link(state, p, before, r)
             if job.stage == HANDOFF:
-                stop_waiting_for(state, i, r)
-                job.decode_instance = NONE
-                append_again(state, r)
+                turn_back(state, p, i, r)
             else:
                 let_go(state, p, r)
+                job.pinned_blocks = 0
                 lose_waiting(state, i, r)
-        else:
-            before = r
         r = following
-    head = instance.link_head
-    set_event(state.tree, p, NEVER_PS if head < 0 else state.jobs[head].deliver_ps)
+    set_delivery(state, p)
+
+
+@kernel
+def lose_replicas(state, i):
+    """Lose the requests whose KV is on its way from a replica to instance i, modified in place. O(timers)."""
+    k = 0
+    while k < state.lives.setting[0].timers:
+        timer = state.lives.life_timers[k]
+        r = timer.what
+        if timer.kind == RESTORED and state.jobs[r].instance == i:
+            drop_timer(state, k)
+            lose_waiting(state, i, r)
+        else:
+            k += 1
+    set_next(state)
 
 
 @kernel
@@ -231,18 +303,43 @@ def lose_stranded(state, i):
     r = setting.stranded_head
     while r >= 0:
         following = state.jobs[r].next
-        if state.jobs[r].prefill_instance == i:
+        if state.jobs[r].prefill_instance != i:
+            before = r
+        else:
             if before < 0:
                 setting.stranded_head = following
             else:
                 state.jobs[before].next = following
             if following < 0:
                 setting.stranded_tail = before
-            state.lives.life[i].stranded -= 1
-            lose_sent(state, i, r)
-        else:
-            before = r
+            lose_kept(state, i, r)
         r = following
+
+
+@kernel
+def lose_turned(state, i, j):
+    """Lose the requests prefilled on instance i that wait until the failure of instance j is noticed. In place."""
+    before = NONE
+    r = state.lives.life[j].lost_head
+    while r >= 0:
+        following = state.jobs[r].next
+        if state.jobs[r].stage != HANDOFF or state.jobs[r].prefill_instance != i:
+            before = r
+        else:
+            if before < 0:
+                state.lives.life[j].lost_head = following
+            else:
+                state.jobs[before].next = following
+            lose_kept(state, i, r)
+        r = following
+
+
+@kernel
+def lose_kept(state, i, r):
+    """Lose request r, off its list, for which instance i kept its KV, modified in place."""
+    state.lives.life[i].stranded -= 1
+    state.lives.setting[0].aside -= 1
+    lose_sent(state, i, r)
 
 
 @kernel
@@ -254,5 +351,7 @@ def lose_all(state, i):
     lose_stranded(state, i)
     for p in range(state.cluster[0].num_instances):
         if p != i:
-            turn_back(state, p, i)
+            lose_coming(state, p, i)
+            lose_turned(state, i, p)
+    lose_replicas(state, i)
     wipe(state, i)

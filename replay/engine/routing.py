@@ -3,7 +3,7 @@
 import numpy as np
 
 from replay.engine.accounts import leave_waiting
-from replay.engine.alive import admit_there, note_arrival, route_there
+from replay.engine.alive import admit_there, note_arrival, route_there, serves
 from replay.engine.asking import shown
 from replay.engine.fabric_schema import (
     OP_BEGIN,
@@ -12,7 +12,7 @@ from replay.engine.fabric_schema import (
 from replay.engine.handoff import end_unserved, enqueue
 from replay.engine.jit import inlined, kernel
 from replay.engine.learning_schema import OP_PREDICT
-from replay.engine.life_schema import OP_AWAIT, OP_RESTORE
+from replay.engine.life_schema import OP_AWAIT, OP_LOST, OP_RESTORE
 from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
@@ -288,7 +288,11 @@ def dispatch(state, policies, r, i, source):
     view.waiting += 1
     view.sent += 1
     view.waiting_tokens += context
-    may_fetch = source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0
+    if state.cluster[0].lives and not serves(state, i):
+        state.policies.life(address_of(state), OP_LOST, r, i)
+        return
+    restores = state.cluster[0].lives and state.lives.losses[r].restored_blocks > 0
+    may_fetch = source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0 and not restores
     sends_text = state.cluster[0].fabric and state.wires.net[0].request_token_bytes > 0
     fetched = False
     if sends_text:
@@ -302,7 +306,7 @@ def dispatch(state, policies, r, i, source):
     view.queued_tokens += job.charged_tokens
     if state.cluster[0].routed:
         state.policies.tiers(address_of(state), OP_ROUTED, r, i)
-    if state.cluster[0].lives and state.lives.losses[r].restored_blocks > 0:
+    if restores:
         state.policies.life(address_of(state), OP_RESTORE, r, i)
     elif sends_text:
         send_request(state, r, i, source if may_fetch else NONE)

@@ -3,7 +3,8 @@
 from replay.engine.going_on import goes_on
 from replay.engine.jit import inlined, kernel
 from replay.engine.life_schema import ASK, COME_UP, DOWN, DRAINING, OFF, STARTING, UP
-from replay.engine.lifecycle import begin_drain, push_life, set_next, set_state
+from replay.engine.life_timers import drop_timer, push_life, set_next
+from replay.engine.lifecycle import begin_drain, set_state
 from replay.engine.observing import show_counts
 from replay.engine.phases import settle
 from replay.engine.schema import NONE
@@ -102,7 +103,7 @@ def count_interval(state, k):
 def add_instances(state, k, wanted):
     """Let up to `wanted` more instances of pool k serve: those that drain at once, others start. Modified in place.
 
-    Where the budget is used up, the rest is kept as `lacking`.
+    Those of a node that is lost cannot start. Where the budget is used up, the rest is kept as `lacking`.
     """
     pool = state.lives.pools[k]
     pool.lacking = 0
@@ -118,18 +119,16 @@ def add_instances(state, k, wanted):
             wanted -= 1
     for i in range(cluster.num_instances):
         life = state.lives.life[i]
-        if wanted <= 0:
-            return
-        if setting.budget > 0 and used >= setting.budget:
-            pool.lacking = wanted
-            return
-        if life.pool == k and life.state == OFF:
+        room = setting.budget == 0 or used < setting.budget
+        if wanted > 0 and room and life.pool == k and life.state == OFF and life.until_ps <= cluster.now_ps:
             set_state(state, i, STARTING)
             life.starts += 1
             life.until_ps = cluster.now_ps + setting.start_ps
             push_life(state, life.until_ps, COME_UP, i)
             used += 1
             wanted -= 1
+    if setting.budget > 0 and used >= setting.budget:
+        pool.lacking = max(0, wanted)
 
 
 @kernel
@@ -147,8 +146,7 @@ def cancel_start(state, i):
     timers = state.lives.life_timers
     for k in range(setting.timers):
         if timers[k].kind == COME_UP and timers[k].what == i and timers[k].time_ps == state.lives.life[i].until_ps:
-            setting.timers -= 1
-            timers[k] = timers[setting.timers]
+            drop_timer(state, k)
             set_next(state)
             break
     set_state(state, i, OFF)

@@ -5,7 +5,7 @@ from replay.engine.asking import shown
 from replay.engine.fabric_schema import ARRIVED, EXCHANGED, FETCHED, OP_FABRIC_EVENT, REQUESTED
 from replay.engine.handoff import arrived, end_unserved, enqueue, hand_over_anew, wake
 from replay.engine.jit import inlined, kernel
-from replay.engine.life_schema import GIVE_UP, OP_LIFE, OP_TODO, RESTART, RESTORE
+from replay.engine.life_schema import GIVE_UP, OP_AWAIT, OP_LIFE, OP_LOST, OP_TODO, RESTART, RESTORE
 from replay.engine.links import fetch
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
@@ -142,6 +142,7 @@ def recover(state, policies, r):
         fault(state, BAD_RECOVER, r, answer)
         return
     job.decode_instance = NONE
+    loss.restored_blocks = 0
     if answer == GIVE_UP:
         setting.given_up += 1
         note(state, LOG_FAIL, r, NONE, 0)
@@ -172,14 +173,18 @@ def carry_on(state, policies):
     r = state.policies.life(address_of(state), OP_TODO, 0, 0)
     while r >= 0 and state.cluster[0].fault == 0:
         stage = state.jobs[r].stage
-        if stage == LOST:
+        if stage == LOST and state.lives.setting[0].paused > 0:
+            state.policies.life(address_of(state), OP_AWAIT, r, 0)
+        elif stage == LOST:
             recover(state, policies, r)
         elif stage == HANDOFF:
             hand_over_anew(state, policies, state.jobs[r].prefill_instance, r)
-        elif stage == FETCHING:
+        elif stage != FETCHING:
+            meet(state, policies, r)
+        elif serves(state, state.jobs[r].instance):
             enqueue(state, policies, state.jobs[r].instance, r)
         else:
-            meet(state, policies, r)
+            state.policies.life(address_of(state), OP_LOST, r, state.jobs[r].instance)
         r = state.policies.life(address_of(state), OP_TODO, 0, 0)
     for i in range(state.cluster[0].num_instances):
         if serves(state, i):

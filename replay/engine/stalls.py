@@ -13,7 +13,9 @@ def may_load(state, r):
 
 @inlined
 def counted_blocks(state, r):
-    """Return the blocks of request r that are taken as a hit while they still load, 0 for none."""
+    """Return the blocks of request r taken as a hit while they still load or as they came from a replica, or 0."""
+    if state.cluster[0].lives:
+        return state.lives.losses[r].restored_blocks
     return state.hierarchy.loads[r].counted_blocks if state.cluster[0].tiered else 0
 
 

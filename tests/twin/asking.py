@@ -45,7 +45,8 @@ class Desk:
     def seen(self, request: Request, server: Server | None, stage: str) -> SimpleNamespace:
         """Return all that a policy may know of a request.
 
-        stage : "arrived" (no instance yet), "waits" (in the queue of the server), "runs" (in its batch)
+        stage : "arrived" (no instance yet), "waits" (in the queue of the server), "runs" (in its batch), "handed" (its
+                KV is on the server, and goes elsewhere)
         """
         runs = stage == "runs"
         elapsed_ps = self.twin.now - request.since_ps
@@ -84,8 +85,10 @@ class Desk:
         if stage == "runs":
             tokens = 0 if server is not None and request in server.decoding else request.prefill_left
             context = request.prefilled + request.prefill_left
+        elif stage == "handed":
+            tokens = 0
         elif stage == "waits" and server is not None:
-            blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks)
+            blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks, request.came_blocks)
             tokens = 0 if request.handed_off else context - server.usable(blocks, context)
         if tokens == 0:
             return 0, 0.0

@@ -101,7 +101,7 @@ def chunk_of(wanted: int, left: int, given: int, whole: bool) -> int:
 
 def admission_hit(request: Request, server: Server) -> int:
     """Return the tokens that a waiting request need not compute if admitted now."""
-    blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks)
+    blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks, request.came_blocks)
     return server.usable(blocks, request.context)
 
 
@@ -127,6 +127,12 @@ def admit(twin: Twin, server: Server, request: Request) -> None:
         request.cached_tokens = hit
         server.prefilling.append(request)
         admitted(server, request, hit, request.scheduled_ps < 0)
+        if request.losses:
+            own = server.usable(request.blocks_reused, request.context)
+            request.restored_tokens += hit - own
+            request.recomputed_tokens += max(0, min(request.lost_kv, request.context) - hit)
+            request.lost_kv = request.came_blocks = request.replica_blocks = 0
+            request.sendable_ps = twin.now
     server.blocks.take(needed)
     request.private_blocks = needed
     server.waiting -= 1

@@ -22,14 +22,22 @@ def fetch(twin: Twin, request: Request, server: Server, source: Server, tokens: 
     request.held_runs = len(path)
     blocks = sum(len(resident.blocks) for resident in path)
     link = source.link
-    link.free_ps = max(twin.now, link.free_ps) + tokens * link.token_fs // 1000
+    link.free_ps = max(twin.now, link.free_ps) + carry_ps(twin, source, tokens)
     link.deliveries.append((link.free_ps + link.latency_ps, request, "fetch", server.index, blocks))
+
+
+def carry_ps(twin: Twin, server: Server, tokens: int) -> int:
+    """Return how long the link of an instance takes for the KV of so many tokens, at its present speed."""
+    usual_ps = tokens * server.link.token_fs // 1000
+    return usual_ps if twin.lives is None else usual_ps * 1000 // twin.lives.permille(server)
 
 
 def deliver(twin: Twin, server: Server) -> None:
     """Complete what is first on the link of an instance."""
     _, request, what, target_index, blocks = server.link.deliveries.pop(0)
     target = twin.servers[target_index]
+    if twin.lives is not None and what == "handoff" and twin.lives.turns_back(request, server, target):
+        return
     twin.release(request, server)
     if what == "fetch":
         target.blocks.insert(request.chain, blocks, blocks == end_of(request.chain))
@@ -43,21 +51,29 @@ def hand_off(twin: Twin, request: Request, server: Server) -> None:
     if twin.network is not None:
         traffic.hand_off(twin, request, server)
         return
+    if twin.lives is not None and twin.lives.strands(request, server):
+        twin.desk.stopped(request)
+        return
     traffic.choose_target(twin, request, server)
     if request.able and request.decode_instance == server.index:
         request.handed_over = True
         return
     twin.desk.stopped(request)
+    send_on(twin, request, server)
+
+
+def send_on(twin: Twin, request: Request, server: Server) -> None:
+    """Send a prefilled request over the link of its instance, or end it if it has no place to go."""
     if not request.able:
         twin.release(request, server)
         twin.end(request, "rejected" if request.decode_instance < 0 else "failed")
         return
     request.handed_off = request.handed_over = True
     link = server.link
-    transfer_ps = request.prompt_tokens * link.token_fs // 1000
+    transfer_ps = carry_ps(twin, server, request.context - 1)
     if twin.layers is None:
         link.free_ps = max(twin.now, link.free_ps) + transfer_ps
     else:
-        overlapped = max(request.scheduled_ps, link.free_ps) + transfer_ps
+        overlapped = max(request.scheduled_ps, request.sendable_ps, link.free_ps) + transfer_ps
         link.free_ps = max(overlapped, twin.now + transfer_ps // twin.layers)
     link.deliveries.append((link.free_ps + link.latency_ps, request, "handoff", request.decode_instance, 0))

@@ -10,6 +10,7 @@ from tests.twin.asking import Board, Desk
 from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
 from tests.twin.hierarchy import Hierarchy
 from tests.twin.links import deliver, fetch
+from tests.twin.lives import Lives
 from tests.twin.moves import Mover
 from tests.twin.network import Network
 from tests.twin.plain import OPEN, Request, Server, ceil_div
@@ -18,8 +19,7 @@ from tests.twin.residents import Clock, Rules
 from tests.twin.stages import Stages
 from tests.twin.traffic import send_request, take_back
 
-ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC, MOVE = range(6)
-STAGES = 7
+ARRIVAL, DELIVERY, ITERATION, HIERARCHY, FABRIC, MOVE, LIFE, STAGES = range(8)
 FIELDS = (
     "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "max_itl_ps", "status", "prefill_instance",
     "decode_instance", "hit_tokens", "preemptions", "generated_tokens",
@@ -76,6 +76,7 @@ class Twin:
         self.seer: Any = None  # tests.twin.learning.Seer, once there are predictions
         self.mover = Mover(self, cluster.migrate_ps)
         self.stages: Stages | None = None
+        self.lives: Lives | None = None
         self.board = Board(self.servers, cluster.signal_lag_ps)
         order = policies["order"].policy
         self.moves = bool(order.reads & MOVING) or "now_ps" in order.uses
@@ -90,7 +91,8 @@ class Twin:
         tiers = self.hierarchy is not None and any(event[2] != "gc" for event in self.hierarchy.events)
         flows = self.network is not None and self.network.busy
         staged = self.stages is not None and bool(self.stages.pending())
-        going = bool(self.arrivals) or busy or sent or tiers or flows or staged
+        lives = self.lives is not None and any(timer.what != "ask" for timer in self.lives.timers)
+        going = bool(self.arrivals) or busy or sent or tiers or flows or staged or lives
         return going and any(request.status == "unfinished" for request in self.requests)
 
     @property
@@ -111,6 +113,7 @@ class Twin:
         if self.network is not None:
             events += [(time, FABRIC, sequence) for time, sequence in self.network.pending()]
         events += [(time, MOVE, index) for time, index in self.mover.pending()]
+        events += [(time, LIFE, sequence) for time, sequence in self.lives.pending()] if self.lives is not None else []
         events += [(time, STAGES, index) for time, index in self.stages.pending()] if self.stages is not None else []
         return events
 
@@ -139,8 +142,13 @@ class Twin:
         elif kind == STAGES:
             assert self.stages is not None
             self.stages.handle(index)
+        elif kind == LIFE:
+            assert self.lives is not None
+            self.lives.handle(index)
         elif self.hierarchy is not None:
             self.hierarchy.handle(index)
+        if self.lives is not None:
+            self.lives.settle()
         if self.hierarchy is not None:
             self.hierarchy.settle()
         if self.stages is not None:
@@ -156,6 +164,8 @@ class Twin:
             request.sequence = self.arrived
             self.arrived += 1
             request.since_ps = self.now
+            if self.lives is not None:
+                self.lives.pools.arrived(request)
             if self.stages is not None and self.stages.enters(request):
                 return
         self.entered(request)
@@ -164,6 +174,11 @@ class Twin:
         """Take a request further that is past what comes before the cluster."""
         if self.seer is not None and self.seer.takes(request):
             return
+        if self.lives is None or not self.lives.shuts_out(request):
+            self.meet(request)
+
+    def meet(self, request: Request) -> None:
+        """Look a request up that was predicted, and decide about it."""
         if self.seer is not None:
             self.seer.predicts(request)
         if self.hierarchy is None or not self.hierarchy.look_up(request):
@@ -171,24 +186,35 @@ class Twin:
 
     def consider(self, request: Request) -> None:
         """Reject, hold or dispatch a request."""
-        sees_decodes = {"decodes": [self.board.view(server, 0) for server in self.decoders]}
+        decoders = self.offered(self.decoders)
+        sees_decodes = {"decodes": [self.board.view(server, 0) for server in decoders]}
         decodes = sees_decodes if self.admit_sees_decodes else {}
         seen = self.desk.seen(request, None, "arrived")
-        if not self.policies["admit"](seen, self.views_for(request), self.now, **decodes):
+        asks = bool(decoders) and bool(self.offered(self.prefillers))
+        if asks and not self.policies["admit"](seen, self.views_for(request), self.now, **decodes):
             self.end(request, "rejected")
             return
         if self.stages is not None:
             self.stages.admitted(request)
+        self.place(request)
+
+    def place(self, request: Request) -> None:
+        """Route a request behind those that are held, or hold it."""
         if self.held:
             self.hold(request)
             self.drain()
         elif not self.route(request):
             self.hold(request)
 
+    def offered(self, servers: list[Server]) -> list[Server]:
+        """Return those of some instances that routers take to be there."""
+        return servers if self.lives is None else [server for server in servers if self.lives.offers(server)]
+
     def views_for(self, request: Request) -> list:
         """Return the prefill-capable instances as a router sees them."""
-        views = [self.board.view(server, self.believed(request, server)) for server in self.prefillers]
-        for view, server in zip(views, self.prefillers, strict=True):
+        offered = self.offered(self.prefillers)
+        views = [self.board.view(server, self.believed(request, server)) for server in offered]
+        for view, server in zip(views, offered, strict=True):
             if self.network is not None:
                 self.network.show(view, server.index)
         return views
@@ -235,6 +261,9 @@ class Twin:
 
     def route(self, request: Request) -> bool:
         """Ask the router; dispatch the request and return True, or return False on HOLD."""
+        offered = self.offered(self.prefillers)
+        if not offered or self.lives is not None and self.lives.paused > 0:
+            return False
         answer = self.policies["route"](self.desk.seen(request, None, "arrived"), self.views_for(request), self.now)
         index, source = answer if isinstance(answer, tuple) else (answer, -1)
         if index == HOLD:
@@ -242,27 +271,33 @@ class Twin:
         if request in self.held:
             self.held.remove(request)
             self.desk.leaves(request, None)
-        self.dispatch(request, self.prefillers[index], self.prefillers[source] if source >= 0 else None)
+        self.dispatch(request, offered[index], offered[source] if source >= 0 else None)
         return True
 
     def dispatch(self, request: Request, server: Server, source: Server | None) -> None:
         """Send a request to an instance, its prefix ahead of it if the router asked for that."""
-        most = request.prompt_tokens + (request.output_tokens - 1 if server.role == "mixed" and not self.pooled else 0)
+        most = request.context
+        if server.role == "mixed" and not self.pooled:
+            most = request.prompt_tokens + request.output_tokens - 1
         if ceil_div(most, server.block_tokens) > server.blocks.total_blocks:
             self.end(request, "failed")
             return
         own = server.hit(request)
+        if request.replica_blocks:
+            source = None
         best = source.hit(request) if source is not None else -1
         fetches = source is not None and source is not server and best > own
         request.prefill_instance = server.index
         holder = source if source is not None and fetches else server
-        request.charged = request.prompt_tokens - (self.believed(request, holder) if self.reads_hits else 0)
+        request.charged = request.context - (self.believed(request, holder) if self.reads_hits else 0)
         if self.hierarchy is not None:
             self.hierarchy.shards.sent(request, server)
         server.waiting += 1
         server.sent += 1
-        server.waiting_tokens += request.prompt_tokens
+        server.waiting_tokens += request.context
         server.queued_tokens += request.charged
+        if self.lives is not None and self.lives.receives(request, server):
+            return
         if self.network is not None and self.network.fabric.request_token_bytes:
             send_request(self, request, server, source)
         else:
@@ -317,6 +352,7 @@ class Twin:
     def end_iteration(self, server: Server) -> None:
         """Hand out the tokens of an iteration, and go on."""
         server.end_ps = None
+        server.busy_ps += self.now - server.started_ps
         left = end_iteration_tokens(self, server)
         left |= self.mover.iteration_ended(server)
         server.end_ps = self.now  # still busy while the cluster queue drains: step 5 forms the batch
@@ -330,6 +366,8 @@ class Twin:
         """Take a request that has all its tokens off an instance; it is complete unless it waits for stages."""
         take_back(self, request)
         self.release(request, server)
+        if self.lives is not None:
+            self.lives.pools.finished(request)
         self.desk.accounts[None][request.tenant].outputs.append(request.output_tokens)
         if self.seer is not None:
             self.seer.learns(request)
@@ -350,6 +388,8 @@ class Twin:
         self.desk.got_token(request, server)
         if request.generated == 1:
             request.first_token_ps = self.now
+            if self.lives is not None:
+                self.lives.pools.began(request)
         else:
             gap_ps = self.now - request.last_token_ps
             request.max_itl_ps = max(request.max_itl_ps, gap_ps)
@@ -364,6 +404,7 @@ class Twin:
             server.blocks.check()
             private = sum(request.private_blocks for request in server.running)
             private += sum(sent[1].private_blocks for sent in server.link.deliveries)
+            private += sum(kept.private_blocks for kept in self.lives.kept_on(server)) if self.lives else 0
             assert private == server.blocks.private_blocks
             assert len(server.running) <= server.max_batch
         if self.hierarchy is not None:
@@ -375,6 +416,8 @@ class Twin:
             self.hierarchy.check_end()
         if self.network is not None:
             self.network.check_end()
+        if self.lives is not None:
+            self.lives.check_end()
 
     def results(self) -> dict[str, Any]:
         """Return what became of every request, as lists in trace order."""
@@ -390,4 +433,5 @@ class Twin:
             "stores": self.hierarchy.results() if self.hierarchy else {},
             "network": self.network.results() if self.network else {},
             "stages": self.stages.results() if self.stages else {},
+            "lives": self.lives.results() if self.lives else {},
         }

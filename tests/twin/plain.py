@@ -88,6 +88,18 @@ class Request:
     hbm_tokens: int = 0
     dram_tokens: int = 0
     disk_tokens: int = 0
+    # where instances fail
+    losses: int = 0
+    lost_ps: int = -1
+    notice_ps: int = -1  # when it is known that it is lost, or that its decode instance is
+    away_ps: int = 0
+    lost_kv: int = 0  # tokens of KV that it had and has not got again
+    recomputed_tokens: int = 0
+    restored_tokens: int = 0
+    replica_blocks: int = 0  # that are to come from a replica
+    came_blocks: int = 0  # that came from one, until it runs
+    fetching: Server | None = None  # where it goes on without the prefix that it fetched
+    sendable_ps: int = 0  # nothing of its KV could be sent before
 
     @property
     def context(self) -> int:
@@ -160,6 +172,7 @@ class Server:
         self.pending_loads: list[Load] = []
         self.stalls: list[tuple[int, Request]] = []  # of the requests admitted to the next iteration
         self.empty_since_ps = 0
+        self.busy_ps = 0  # in iterations that are over
         self.started_ps = self.cost = self.longer_ps = 0  # of the iteration in progress, with a fabric
         self.exchanges = 0  # transfers that it waits for
         self.awaited: list[Request] = []  # requests for whose loads it waits

@@ -1,15 +1,18 @@
 """The way into the twin: a trace, a cluster and policies in, lists in trace order out."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from predictors import Predictions, given
 from replay.cluster import Cluster
+from replay.engine.life_rows import plan_of
 from replay.hardware.units import ps
 from replay.policy import Chosen
 from replay.slo import Slo
 from tests.twin.asking import Desk
 from tests.twin.learning import Seer
+from tests.twin.lives import Lives
 from tests.twin.model import Twin
 from tests.twin.network import Network
 from tests.twin.reading import requests_of
@@ -41,11 +44,22 @@ def run(
     twin.desk = Desk(twin, slo, policies["order"], list(trace.labels("tenant")) if "tenant" in trace else [])
     if cluster.fabric is not None:
         twin.network = Network(cluster.fabric, twin, seed, longest_bytes(trace, cluster))
+    if cluster.life is not None:
+        failures = plan_of(cluster.life, cluster, trace, seed)
+        twin.lives = Lives(twin, cluster.life, failures, least_targets(slo))
     twin.stages = Stages(twin, trace, cluster.stages) if cluster.stages else None
     while twin.step():
         twin.check()
     twin.check_end()
     return twin.results()
+
+
+def least_targets(slo: Slo | None) -> tuple[float, float]:
+    """Return the least TTFT target of any tier, and the least of a mean time a token, inf for none."""
+    tiers = list(slo.tiers) if slo is not None else []
+    ttft = [tier.ttft_s for tier in tiers if tier.ttft_s is not None]
+    token = [value for tier in tiers for value in (tier.tpot_s, tier.itl_s) if value is not None]
+    return min(ttft, default=inf), min(token, default=inf)
 
 
 def longest_bytes(trace: Trace, cluster: Cluster) -> int:

@@ -60,25 +60,27 @@ def choose_target(twin: Twin, request: Request, server: Server) -> None:
     """Choose the decode instance of a request, which expects it if it can hold it."""
     network = twin.network
     views = []
-    for decoder in twin.decoders:
+    offered = twin.offered(twin.decoders)
+    for decoder in offered:
         view = twin.board.view(decoder, 0)
         if network is not None:
             size, live = request.prompt_tokens * twin.kv_token_bytes, network.fabric.signal_ps == 0
             view.transfer_s = network.quote(server.index, decoder.index, size, "handoff", live) * 1e-12
             network.show(view, decoder.index)
         views.append(view)
-    answer = twin.policies["decode"](twin.desk.seen(request, server, "runs"), views, twin.now)
+    stage = "handed" if request.handed_off else "runs"
+    answer = twin.policies["decode"](twin.desk.seen(request, server, stage), views, twin.now)
     request.able = False
     if answer == REFUSE:
         return
-    target = twin.decoders[answer[0] if isinstance(answer, tuple) else answer]
+    target = offered[answer[0] if isinstance(answer, tuple) else answer]
     request.decode_instance = target.index
     blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
     request.able = blocks <= target.blocks.total_blocks
     if request.able and target is not server:
         target.waiting += 1
         target.sent += 1
-        target.waiting_tokens += request.prompt_tokens + 1
+        target.waiting_tokens += request.prompt_tokens + max(1, request.generated)
 
 
 def take_back(twin: Twin, request: Request) -> None:

@@ -1,0 +1,91 @@
+"""Random lives of instances on the scale of the scenarios: failures of every kind, scaling, and all that they meet."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from replay.cluster import Cluster
+from replay.engine.life_schema import FAILURES
+from replay.life import Failures, Life, Pool
+from replay.policy import choose
+from tests.scenarios import Scenario, random_value, scenario
+from tests.small import PS
+
+SHAPES = (
+    ("mixed", "mixed"),
+    ("mixed", "mixed", "mixed"),
+    ("prefill", "decode"),
+    ("prefill", "prefill", "decode", "decode"),
+    ("prefill", "prefill", "decode"),
+    ("prefill", "decode", "decode"),
+    ("prefill", "mixed", "decode"),
+    ("prefill", "prefill", "mixed", "mixed", "decode", "decode"),
+)
+ROLES = ("prefill", "mixed", "decode")
+SCALERS = ("fixed", "target_tracking", "schedule", "role_switch", "odd_scale")
+
+
+def random_plan(random: Random, cluster: Cluster, span_ps: int, node_instances: int) -> tuple[dict[str, Any], ...]:
+    """Draw failures of every kind: now and then several at once, pairs of one thing, one within another."""
+    count = len(cluster.instances)
+    known = {"instance": count, "node": -(-count // node_instances), "link": count, "suspect": count, "control": 1}
+    rows: list[dict[str, Any]] = []
+    kinds = random.choice([list(FAILURES), ["instance"], ["instance", "node"], ["link", "instance"], ["control"]])
+    for _ in range(random.choice([0, 1, 2, 5, 12, 30])):
+        kind = random.choice(kinds)
+        what = random.randrange(known[kind])
+        at_ps = random.choice([random.randint(1, span_ps), random.randint(1, max(1, span_ps // 8))])
+        if rows and random.random() < 0.4:
+            before = random.choice(rows)
+            at_ps = round(before["at_s"] / PS) + random.choice([0, 0, 1, random.randint(0, 400)])
+            what = before["what"] if before["kind"] == kind and random.random() < 0.5 else what
+        for_ps = random.choice([1, 60, 700, 5000, random.randint(1, span_ps)])
+        rows.append({"at_s": at_ps * PS, "for_s": for_ps * PS, "what": what, "kind": kind,
+                     "speed": random.choice([0.0, 0.0, 0.1, 0.5, 1.0])})  # fmt: skip
+    return tuple(rows)
+
+
+def random_life(random: Random, cluster: Cluster, span_ps: int) -> Life:
+    """Draw what a cluster's instances do: a few on at first, questions often, times as long as iterations or longer."""
+    pools = []
+    for role in ROLES:
+        most = sum(instance.role == role for instance in cluster.instances)
+        if most:
+            least = random.choice([1, 1, random.randint(1, most)])
+            pools.append(Pool(role, least, most, random.choice([most, most, random.randint(least, most)])))
+    first = sum(pool.initial for pool in pools)
+    node_instances = random.choice([1, 2, 2, 8])
+    failures = Failures(random_plan(random, cluster, span_ps, node_instances), {}, {}, None, 0.0)
+    return Life(
+        pools=tuple(pools),
+        interval_ps=max(span_ps // 300, random.choice([100, 999, 6000])) if random.random() < 0.6 else 0,
+        start_ps=random.choice([0, 1, 50, 800, 10_000]),
+        budget=random.choice([0, 0, first, first + 1]),
+        failures=failures,
+        detect_ps=random.choice([0, 1, 50, 900, 10_000]),
+        replica_tokens=random.choice([0, 1, 4, 16, 50]),
+        node_instances=node_instances,
+    )
+
+
+def lively(case: Scenario, random: Random) -> Scenario:
+    """Return a scenario whose instances start, drain and fail."""
+    roles = random.choice(SHAPES)
+    instances = [replace(random.choice(case.cluster.instances), role=role, home=None) for role in roles]
+    cluster = replace(case.cluster, instances=tuple(instances), mixed_pool=False, migrate_ps=0)
+    last_ps = round(float(case.trace.column("arrival_s").max()) / PS)
+    span_ps = max(last_ps, random.choice([500, 5000, 50_000]))
+    cluster = replace(cluster, life=random_life(random, cluster, span_ps))
+    names = {"recover": random.choice(["restart", "resume", "resume", "restore", "restore", "give_up", "odd_recover"]),
+             "scale": random.choice(SCALERS)}  # fmt: skip
+    chosen = {slot: choose(slot, name) for slot, name in names.items()}
+    for slot, choice in chosen.items():
+        values = {name: random_value(random, tunable, choice.values[name])
+                  for name, tunable in choice.policy.tunables.items()}  # fmt: skip
+        chosen[slot] = choose(slot, choice.policy.name, values)
+    return replace(case, cluster=cluster, policies=case.policies | chosen)
+
+
+def case_of(seed: int, most_requests: int = 40) -> Scenario:
+    """Return the scenario of a seed."""
+    return lively(scenario(Random(seed), most_requests), Random(f"lives {seed}"))
