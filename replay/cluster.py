@@ -147,7 +147,8 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         signal_lag_ps=_signal_lag_ps(config.get("signals")),
         mixed_pool=mixed_pool,
         migrate_ps=_migrate_ps(settings["migrate_s"], fabric, kv),
-        life=_life(config, instances, settings, {"fabric": fabric, "kv": kv, "stages": stages}),
+        life=_life(config, instances, settings,
+                   {"fabric": fabric, "kv.changes": kv is not None and kv.changes, "stages": stages}),
         stages=stages,
     )
 

@@ -1,5 +1,6 @@
 """Random lives of instances on the scale of the scenarios: failures of every kind, scaling, and all that they meet."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -8,7 +9,7 @@ from replay.cluster import Cluster
 from replay.engine.life_schema import FAILURES
 from replay.life import Failures, Life, Pool
 from replay.policy import choose
-from tests.scenarios import Scenario, random_value, scenario
+from tests.scenarios import Scenario, hierarchical, random_kv, random_value, scenario
 from tests.small import PS
 
 SHAPES = (
@@ -30,7 +31,12 @@ def random_plan(random: Random, cluster: Cluster, span_ps: int, node_instances: 
     count = len(cluster.instances)
     known = {"instance": count, "node": -(-count // node_instances), "link": count, "suspect": count, "control": 1}
     rows: list[dict[str, Any]] = []
-    kinds = random.choice([list(FAILURES), ["instance"], ["instance", "node"], ["link", "instance"], ["control"]])
+    if cluster.kv is not None:
+        common = any(store.node < 0 for store in cluster.kv.stores)
+        known |= {"store": cluster.kv.shared_nodes + common, "shard": cluster.kv.index.shards}
+    there = [kind for kind in FAILURES if known.get(kind, 0)]
+    stores = [kind for kind in there if kind in ("node", "store", "shard")]
+    kinds = random.choice([there, stores, ["instance"], ["instance", "node"], ["link", "instance"], ["control"]])
     for _ in range(random.choice([0, 1, 2, 5, 12, 30])):
         kind = random.choice(kinds)
         what = random.randrange(known[kind])
@@ -68,11 +74,16 @@ def random_life(random: Random, cluster: Cluster, span_ps: int) -> Life:
     )
 
 
-def lively(case: Scenario, random: Random) -> Scenario:
-    """Return a scenario whose instances start, drain and fail."""
-    roles = random.choice(SHAPES)
-    instances = [replace(random.choice(case.cluster.instances), role=role, home=None) for role in roles]
-    cluster = replace(case.cluster, instances=tuple(instances), mixed_pool=False, migrate_ps=0)
+def lively(case: Scenario, random: Random, roles: Sequence[str] = ()) -> Scenario:
+    """Return a scenario whose instances start, drain and fail.
+
+    roles : of its instances if these are to stay
+    """
+    cluster = case.cluster
+    if not roles:
+        roles = random.choice(SHAPES)
+        instances = [replace(random.choice(case.cluster.instances), role=role, home=None) for role in roles]
+        cluster = replace(case.cluster, instances=tuple(instances), mixed_pool=False, migrate_ps=0)
     last_ps = round(float(case.trace.column("arrival_s").max()) / PS)
     span_ps = max(last_ps, random.choice([500, 5000, 50_000]))
     cluster = replace(cluster, life=random_life(random, cluster, span_ps))
@@ -84,6 +95,18 @@ def lively(case: Scenario, random: Random) -> Scenario:
                   for name, tunable in choice.policy.tunables.items()}  # fmt: skip
         chosen[slot] = choose(slot, choice.policy.name, values)
     return replace(case, cluster=cluster, policies=case.policies | chosen)
+
+
+def tiered_case_of(seed: int, most_requests: int = 20) -> Scenario:
+    """Return the scenario of a seed with a KV hierarchy, whose nodes fail too."""
+    random = Random(f"tiered lives {seed}")
+    case = hierarchical(scenario(Random(f"tiered {seed}"), most_requests), random)
+    cluster = replace(case.cluster, mixed_pool=False, migrate_ps=0)
+    roles = random.choice(SHAPES)
+    instances = [replace(random.choice(cluster.instances), role=role, home=None) for role in roles]
+    cluster = replace(cluster, instances=tuple(instances))
+    kv = replace(random_kv(random, cluster, case.trace), changes=())
+    return lively(replace(case, cluster=replace(cluster, kv=kv)), random, roles)
 
 
 def case_of(seed: int, most_requests: int = 40) -> Scenario:

@@ -17,9 +17,10 @@ from tests.against import check_interpreted, check_ways, main, unlike
 from tests.lives import case_of
 from tests.odd_life import registered
 from tests.scenarios import Scenario
-from tests.sessions import binned, engine_rows, finished, session_of, twin_run
+from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of, twin_run
+from tests.test_twin_hierarchy import plain_lists
 from tests.twin.lives import OF_AN_INSTANCE, OF_A_REQUEST
-from tests.twin.model import FIELDS
+from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
 SEEDS, BATCH = 240, 60
 SLICED_SEEDS = 16
@@ -53,6 +54,11 @@ def differences(case: Scenario) -> list[str]:
     expected = twin_run(case)
     expected["bins"], expected["counts"] = binned(expected["gaps"])
     lines = unlike((*FIELDS, "bins", "counts", "events"), found, expected)
+    if case.cluster.kv is not None:
+        lines += unlike(HIERARCHY_FIELDS, engine_tiers(session), expected)
+        stores = engine_stores(session)
+        lines += [f"{name}: engine {stores[name]}, twin {values}" for name, values in expected["stores"].items()
+                  if stores[name] != plain_lists(values)]
     found, expected = engine_lives(session), expected["lives"]
     if len(found["moments"]) != len(expected["moments"]):
         lines.append(f"moments: {len(found['moments'])} of the engine, {len(expected['moments'])} of the twin")

@@ -181,7 +181,8 @@ def make_up(state, i, r, context, left, node):
     """
     loss = state.lives.losses[r]
     own = usable_tokens(state, resident_blocks(state.cache, node, i), context, state.views[i].block_tokens)
-    loss.restored_tokens += context - left - own
+    came = usable_tokens(state, loss.restored_blocks, context, state.views[i].block_tokens)
+    loss.restored_tokens += max(0, came - own)
     loss.recomputed_tokens += max(0, min(loss.kv_tokens, context) - (context - left))
     loss.kv_tokens = 0
     loss.restored_blocks = 0

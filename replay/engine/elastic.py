@@ -25,17 +25,24 @@ def take_no_more(state, s):
 
 
 @kernel
+def come_back(state, s):
+    """Let store s, which was gone and is empty, be read and written again, modified in place."""
+    store = state.hierarchy.stores[s]
+    if not store.present:
+        store.present = 1
+        store.leaving = 0
+        if s < state.cluster[0].num_shared:
+            state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s].takes = 1
+
+
+@kernel
 def change_store(state, k):
     """Carry out entry k of the schedule, in place; returns what the event loop has to do, and for which store."""
     entry = state.hierarchy.clock[k]
     s = entry.store
     store = state.hierarchy.stores[s]
     if entry.what == JOIN:
-        if not store.present:
-            store.present = 1
-            store.leaving = 0
-            if s < state.cluster[0].num_shared:
-                state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s].takes = 1
+        come_back(state, s)
         return NOTHING
     if not store.present:
         return NOTHING

@@ -16,14 +16,18 @@ from replay.engine.life_schema import (
     RESTORE_LINK,
     RESTORED,
     RESUME_CONTROL,
+    SHARD_LOSS,
     STARTING,
+    STORE_BACK,
+    STORE_LOSS,
     SUSPECT,
     TRUST,
 )
 from replay.engine.life_timers import push_life, set_next
-from replay.engine.lifecycle import come_up, detect, restored, set_state
+from replay.engine.lifecycle import come_up, detect, mark, mark_own, restored, set_state
 from replay.engine.losing import lose_all
 from replay.engine.schema import NEVER_PS
+from replay.engine.tier_schema import COMES, GOES
 from replay.engine.tree import set_event
 
 SPEEDS = 1001  # a timer of a card is for its instance * SPEEDS + the speed that ends then, in thousandths
@@ -61,10 +65,37 @@ def lose_node(state, node, for_ps):
     size = state.lives.setting[0].node_instances
     for i in range(node * size, min((node + 1) * size, state.cluster[0].num_instances)):
         life = state.lives.life[i]
+        if state.cluster[0].tiered:
+            mark_own(state, i, GOES)
         if life.state == OFF:
             life.until_ps = max(life.until_ps, state.cluster[0].now_ps + for_ps)
         else:
             crash(state, i, for_ps)
+
+
+@kernel
+def lose_pool_node(state, node, for_ps):
+    """Let the stores of a pool node, or the store that all share (the last number), fail for so long. In place."""
+    cluster = state.cluster[0]
+    now_ps = cluster.now_ps
+    for s in range(cluster.num_stores):
+        store = state.hierarchy.stores[s]
+        if store.server < 0 and (store.node == node or store.node < 0 and node == cluster.num_shared):
+            store.back_ps = max(store.back_ps, now_ps + for_ps)
+            mark(state, s, GOES)
+            push_life(state, store.back_ps, STORE_BACK, s)
+
+
+@kernel
+def stop_shard(state, o, for_ps):
+    """Let an index shard answer nothing for so long: lookups under way and to come are later by that. In place."""
+    owner = state.hierarchy.owners[o]
+    now_ps = state.cluster[0].now_ps
+    later_ps = now_ps + for_ps - max(owner.down_ps, now_ps)  # it may have failed already
+    if later_ps > 0:
+        owner.down_ps = now_ps + for_ps
+        owner.free_ps = max(owner.free_ps, now_ps) + later_ps
+        owner.stopped_ps += later_ps
 
 
 @kernel
@@ -137,6 +168,10 @@ def fail_next(state):
     elif failure.kind == PAUSE:
         setting.paused += 1
         push_life(state, cluster.now_ps + failure.for_ps, RESUME_CONTROL, 0)
+    elif failure.kind == STORE_LOSS:
+        lose_pool_node(state, failure.what, failure.for_ps)
+    elif failure.kind == SHARD_LOSS:
+        stop_shard(state, failure.what, failure.for_ps)
     setting.most_lost = max(setting.most_lost, setting.lost - before)
 
 
@@ -158,3 +193,5 @@ def happen(state, kind, what):
         setting.paused -= 1
     elif kind == RESTORED:
         restored(state, what)
+    elif kind == STORE_BACK and state.hierarchy.stores[what].back_ps == state.cluster[0].now_ps:
+        mark(state, what, COMES)

@@ -24,8 +24,24 @@ def look_up(state, r):
     owner.busy_ps += service_ps
     owner.wait_ps += start_ps - cluster.now_ps
     owner.lookups += 1
-    state.hierarchy.loads[r].lookup_ps = owner.free_ps - cluster.now_ps
+    load = state.hierarchy.loads[r]
+    load.lookup_ps = owner.free_ps - cluster.now_ps
+    load.shard = o
+    load.stopped_ps = owner.stopped_ps
     push_timer(state, owner.free_ps, LOOKED_UP, r)
+
+
+@kernel
+def answered(state, r):
+    """Whether the shard of request r is through with it: if it failed meanwhile, it comes later by that. In place."""
+    load = state.hierarchy.loads[r]
+    later_ps = state.hierarchy.owners[load.shard].stopped_ps - load.stopped_ps
+    if later_ps == 0:
+        return True
+    load.stopped_ps += later_ps
+    load.lookup_ps += later_ps
+    push_timer(state, state.cluster[0].now_ps + later_ps, LOOKED_UP, r)
+    return False
 
 
 @kernel

@@ -10,7 +10,6 @@ from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.learning_schema import OP_LEARN
-from replay.engine.life_schema import OP_DRAINED
 from replay.engine.notes import fault, note
 from replay.engine.observing import take_signals
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
@@ -33,7 +32,7 @@ from replay.engine.schema import (
     PREFILL,
     RUNNING,
 )
-from replay.engine.side_events import fabric_event, life_event, tier_event
+from replay.engine.side_events import drained, fabric_event, life_event, tier_event
 from replay.engine.stage_events import issue_due, joins, next_due, stage_event
 from replay.engine.stage_schema import OP_START, OP_TOKENS
 from replay.engine.state import address_of
@@ -299,7 +298,7 @@ def advance(state, policies, max_events):
             else:
                 state.policies.moves(address_of(state), OP_MOVE, 0, leaf - 2 * cluster.num_instances - 2)
         if cluster.draining > 0:
-            state.policies.life(address_of(state), OP_DRAINED, 0, 0)
+            drained(state, policies)
         if cluster.spilled > 0:
             state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
         if cluster.fabric and state.wires.net[0].dirty:

@@ -71,6 +71,9 @@ def lives_of(trace: "Trace", cluster: "Cluster", state: schema.State, options: d
     first_ps = timers["time_ps"][: int(setting["timers"][0])].min(initial=NEVER_PS)
     plain_set_event(state.tree, 3 * count + 3, first_ps)
     state.cluster["away"] = int((life["state"] != UP).sum())
+    if cluster.kv is not None:
+        own = state.hierarchy.stores["server"]
+        state.hierarchy.stores["present"][(own >= 0) & (life["state"][own] != UP)] = 0
     return Lives(life, pools, np.zeros(1, TALLY), np.zeros(len(pools), TALLY), failures, setting, timers,
                  np.zeros(FIRST_MOMENTS + 8 * count, MOMENT), np.zeros(len(trace), LOSS), np.zeros(count, schema.VIEW),
                  np.zeros(count, schema.VIEW), np.zeros(count, np.int64), np.zeros(count, np.int64))  # fmt: skip
@@ -134,7 +137,7 @@ def plan_of(settings: "Life", cluster: "Cluster", trace: "Trace", seed: int) -> 
     """
     failures, count = settings.failures, len(cluster.instances)
     nodes = -(-count // settings.node_instances)
-    known = {"instance": count, "node": nodes, "link": count, "suspect": count, "control": 1}
+    known = {"instance": count, "node": nodes, "link": count, "suspect": count, "control": 1, **stores_of(cluster)}
     rows = [(row["at_s"], row["for_s"], row["what"], row.get("speed"), row["kind"]) for row in failures.plan]
     for at_s, _, what, _, kind in rows:
         if what >= known[kind]:
@@ -154,6 +157,15 @@ def plan_of(settings: "Life", cluster: "Cluster", trace: "Trace", seed: int) -> 
                     FAILURES.index(kind))  # fmt: skip
     found["at_ps"][-1] = NEVER_PS
     return found
+
+
+def stores_of(cluster: "Cluster") -> dict[str, int]:
+    """Return how many pool nodes and index shards can fail: the store that all share counts as the last node."""
+    kv = cluster.kv
+    if kv is None:
+        return {"store": 0, "shard": 0}
+    common = any(store.node < 0 for store in kv.stores)
+    return {"store": kv.shared_nodes + common, "shard": kv.index.shards}
 
 
 def _place(row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ LIFE = np.dtype([
     ("lost_kv_tokens", "i8"),      # KV of requests that were on it as it failed
     ("cached_lost_blocks", "i8"),  # reusable prefixes that went with it, failed or shrunk away
     ("cached_shrunk_blocks", "i8"),  # of these, those that went as it was switched off
+    ("wipes", "i4"),               # how often its memory was emptied: it failed or was switched off
     ("crashes", "i4"), ("starts", "i4"), ("lost_requests", "i4"),
     ("nic_permille", "i4"),        # speed of its card, in thousandths of the usual
     ("pool", "i4"),
@@ -27,6 +28,7 @@ LIFE = np.dtype([
     ("stranded", "i4"),            # prefilled requests whose KV it keeps until they have a decode instance
     ("lost_head", "i4"),           # by row: requests that it took with it, and handoffs to it, until it is noticed
     ("state", "i1"),
+    ("abandons", "i1"),            # loads to it are to end: it was emptied in this event
     ("trusted", "i1"),             # routers take it to be there
 ], align=True)
 
@@ -65,8 +67,8 @@ TALLY = np.dtype([
 ], align=True)
 
 # what is to fail, in order of time
-(CRASH, NODE_LOSS, LINK, SUSPECT, PAUSE) = range(5)
-FAILURES = ("instance", "node", "link", "suspect", "control")
+(CRASH, NODE_LOSS, LINK, SUSPECT, PAUSE, STORE_LOSS, SHARD_LOSS) = range(7)
+FAILURES = ("instance", "node", "link", "suspect", "control", "store", "shard")
 FAILURE = np.dtype([
     ("at_ps", "i8"), ("for_ps", "i8"),
     ("what", "i4"),                # instance or node
@@ -84,6 +86,7 @@ SETTING = np.dtype([
     ("stranded_head", "i4"), ("stranded_tail", "i4"),  # prefilled requests for which no decode instance is there
     ("shut_head", "i4"), ("shut_tail", "i4"),        # requests that came while the control plane was away
     ("node_instances", "i4"), ("num_pools", "i4"),
+    ("stores_change", "i4"),       # in this event loads are to end, or stores to go or come back
     ("paused", "i4"),              # fail-overs of the control plane under way
     ("aside", "i8"),               # requests that are lost, stranded or shut out: on no instance
     ("moments", "i8"),             # rows of `moments` used
@@ -92,7 +95,7 @@ SETTING = np.dtype([
 ], align=True)
 
 # kinds of timers
-ASK, COME_UP, DETECT, FAIL, TRUST, RESTORE_LINK, RESUME_CONTROL, RESTORED = range(8)
+ASK, COME_UP, DETECT, FAIL, TRUST, RESTORE_LINK, RESUME_CONTROL, RESTORED, STORE_BACK = range(9)
 MOMENT = np.dtype([("time_ps", "i8"), ("instance", "i4"), ("state", "i4")], align=True)
 
 # of a request, kept beside JOB

@@ -9,6 +9,7 @@ from replay.engine.life_schema import DOWN, DRAINING, OFF, STARTING, UP
 from replay.engine.losing import append_again, wipe
 from replay.engine.notes import note
 from replay.engine.schema import FETCHING, HANDOFF, LOG_DOWN, LOG_OFF, LOG_UP, NONE
+from replay.engine.tier_schema import COMES, GOES
 
 
 @kernel
@@ -23,6 +24,8 @@ def set_state(state, i, doing):
         life.up_ps += elapsed_ps
     elif life.state == DOWN:
         life.down_ps += elapsed_ps
+    if cluster.tiered and (doing == UP or doing == OFF):
+        mark_own(state, i, COMES if doing == UP else GOES)
     cluster.draining += (1 if doing == DRAINING else 0) - (1 if life.state == DRAINING else 0)
     life.since_ps = cluster.now_ps
     life.state = doing
@@ -38,6 +41,21 @@ def set_state(state, i, doing):
         note(state, LOG_DOWN, NONE, i, 0)
     elif doing == OFF:
         note(state, LOG_OFF, NONE, i, 0)
+
+
+@kernel
+def mark_own(state, i, fate):
+    """Note that the stores of the host of instance i go or come back in this event, modified in place."""
+    mark(state, state.instances[i].private_dram, fate)
+    mark(state, state.instances[i].local_disk, fate)
+
+
+@inlined
+def mark(state, s, fate):
+    """Note that store s, if there is one, goes or comes back in this event, modified in place."""
+    if s >= 0:
+        state.hierarchy.stores[s].fate = fate
+        state.lives.setting[0].stores_change = 1
 
 
 @kernel

@@ -17,6 +17,7 @@ from replay.engine.phases import change_count, growth_now, leave_decode, settle
 from replay.engine.preemption import end_spell, release_blocks, spare
 from replay.engine.queues import pop
 from replay.engine.schema import FETCHING, HANDOFF, LOG_LOSE, LOST, NEVER_PS, NONE, RUNNING
+from replay.engine.tier_schema import LOAD_OVER
 from replay.engine.tree import set_event
 
 
@@ -24,6 +25,10 @@ from replay.engine.tree import set_event
 def wipe(state, i):
     """Empty the cache of instance i, of which nobody holds anything, modified in place. O(trie nodes)."""
     state.lives.life[i].cached_lost_blocks += state.views[i].cached_blocks
+    state.lives.life[i].wipes += 1
+    if state.cluster[0].tiered:
+        state.lives.life[i].abandons = 1
+        state.lives.setting[0].stores_change = 1
     state.instances[i].clock = -1e308  # nothing was evicted from the next one yet
     if i >= state.cluster[0].num_prefill or not state.cluster[0].cache or state.views[i].cached_blocks == 0:
         return
@@ -76,6 +81,8 @@ def lose(state, i, r, kv_tokens):
     job.chunk = 0
     job.prefill_left = 0
     job.prefilled = 0
+    if state.cluster[0].tiered:
+        forget_load(state, r)
     loss.lost_ps = state.cluster[0].now_ps
     loss.losses += 1
     loss.kv_tokens = max(loss.kv_tokens, kv_tokens)
@@ -84,6 +91,44 @@ def lose(state, i, r, kv_tokens):
     life.lost_kv_tokens += kv_tokens
     note(state, LOG_LOSE, r, i, kv_tokens)
     wait_for_notice(state, i, r)
+
+
+@kernel
+def forget_load(state, r):
+    """Let request r, lost, load as if it had never been admitted once it goes on. Modified in place.
+
+    A load that is under way to an instance that it left long ago stays so; till it is over, nothing is loaded.
+    """
+    load = state.hierarchy.loads[r]
+    load.anew = 1
+    load.waits = 0
+    if load.under_way:
+        return
+    load.state = LOAD_OVER
+    load.counted_blocks = 0
+    load.landed_blocks = NONE
+    if load.listed:
+        load.listed = 0
+        instance = state.instances[load.instance]
+        before = NONE
+        other = instance.pending_head
+        while other != r:
+            before = other
+            other = state.hierarchy.loads[other].next
+        if before < 0:
+            instance.pending_head = load.next
+        else:
+            state.hierarchy.loads[before].next = load.next
+        if load.next < 0:
+            instance.pending_tail = before
+
+
+@kernel
+def lose_loading(state, i):
+    """Lose the requests that wait outside the queue of instance i for a load. Modified in place. O(requests)."""
+    for r in range(len(state.hierarchy.loads)):
+        if state.hierarchy.loads[r].waits and state.jobs[r].prefill_instance == i:
+            lose_waiting(state, i, r)
 
 
 @kernel
@@ -147,6 +192,8 @@ def lose_queue(state, i):
     while instance.queue >= 0:
         r = instance.queue
         instance.queue = pop(state.jobs, r)
+        if state.cluster[0].lookahead and state.jobs[r].prefill_left > 0:
+            spare(state, i, r, -1)
         lose_waiting(state, i, r)
         if state.cluster[0].fair:
             leave_waiting(state, i, r)
@@ -157,8 +204,6 @@ def lose_queue(state, i):
 def lose_waiting(state, i, r):
     """Lose request r, on its way to instance i or just taken off its queue, modified in place."""
     job = state.jobs[r]
-    if state.cluster[0].lookahead and job.prefill_left > 0:
-        spare(state, i, r, -1)
     kv_tokens = 0
     if job.prefill_left == 0:  # handed over: its KV came along
         kv_tokens = state.requests[r].prompt_tokens + state.requests[r].generated_tokens - 1
@@ -347,6 +392,8 @@ def lose_all(state, i):
     """Lose everything on instance i and on its way there, modified in place. O(instances + requests there)."""
     lose_batch(state, i)
     lose_queue(state, i)
+    if state.cluster[0].tiered:
+        lose_loading(state, i)
     lose_link(state, i)
     lose_stranded(state, i)
     for p in range(state.cluster[0].num_instances):

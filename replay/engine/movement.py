@@ -29,6 +29,8 @@ def plan_at_dispatch(state, r, i):
     """Plan the load of request r to instance i and start or queue it, in place; returns 1 if r waits for it."""
     cluster = state.cluster[0]
     load = state.hierarchy.loads[r]
+    if load.under_way:  # to an instance that it left since it was lost
+        return 0
     wanted, wait_s = plan(state, r, i)
     if not wanted:
         return 0
@@ -37,6 +39,8 @@ def plan_at_dispatch(state, r, i):
         start(state, r, i)
     else:
         load.state = PENDING_LOAD
+        load.instance = i
+        load.listed = 1
         load.next = NONE
         if instance.pending_tail < 0:
             instance.pending_head = r
@@ -46,9 +50,11 @@ def plan_at_dispatch(state, r, i):
     if wait_s == 0.0:
         return 0
     load.waits = 1
+    load.timeout = 0
     if wait_s != math.inf:
         wait_ps = np.int64(np.rint(min(wait_s, 9e6) * 1e12))
         push_timer(state, cluster.now_ps + wait_ps, TIMEOUT, r)
+        load.timeout = cluster.timer_sequence
     return 1
 
 
@@ -58,6 +64,7 @@ def start(state, r, i):
     cluster = state.cluster[0]
     hierarchy = state.hierarchy
     load = hierarchy.loads[r]
+    load.instance = i
     load.issued_ps = cluster.now_ps
     load.end_ps = cluster.now_ps
     load.starts += 1
@@ -128,7 +135,7 @@ def conclude(state, r, i):
     load = state.hierarchy.loads[r]
     load.counted_blocks = 0
     leaf = state.jobs[r].leaf
-    if leaf < 0 or state.jobs[r].scheduled_ps >= 0:
+    if leaf < 0 or state.jobs[r].scheduled_ps >= 0 and not load.anew:
         return
     if not cluster.prefetch and not load.under_way and load.landed_blocks < 0:
         wanted, _ = plan(state, r, i)
@@ -221,6 +228,7 @@ def start_pending(state, i):
         r = instance.pending_head
         load = state.hierarchy.loads[r]
         instance.pending_head = load.next
+        load.listed = 0
         if load.next < 0:
             instance.pending_tail = NONE
         if load.state != PENDING_LOAD:

@@ -5,7 +5,7 @@ from replay.engine.asking import shown
 from replay.engine.fabric_schema import ARRIVED, EXCHANGED, FETCHED, OP_FABRIC_EVENT, REQUESTED
 from replay.engine.handoff import arrived, end_unserved, enqueue, hand_over_anew, wake
 from replay.engine.jit import inlined, kernel
-from replay.engine.life_schema import GIVE_UP, OP_AWAIT, OP_LIFE, OP_LOST, OP_TODO, RESTART, RESTORE
+from replay.engine.life_schema import GIVE_UP, OP_AWAIT, OP_DRAINED, OP_LIFE, OP_LOST, OP_TODO, RESTART, RESTORE
 from replay.engine.links import fetch
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
@@ -26,18 +26,24 @@ from replay.engine.schema import (
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
     COLLECT_ALL,
+    COMES,
     CONSIDER,
     DEPART,
     ENQUEUE,
+    GOES,
     LAND,
+    OP_ABANDON,
+    OP_BACK,
     OP_COLLECT,
     OP_CUT,
+    OP_DROP,
     OP_EVENT,
     OP_LAND,
     OP_LEAVE,
     OP_NEXT,
     OP_SAMPLE,
     SAMPLE_ALL,
+    STAYS,
 )
 from replay.engine.traffic import exchange_came, load_came
 
@@ -72,8 +78,8 @@ def fabric_event(state, policies):
 @kernel
 def land(state, policies, r):
     """Handle the end of the load of request r: KV enters the HBM of its instance, the next load starts. In place."""
-    i = state.jobs[r].prefill_instance
     load = state.hierarchy.loads[r]
+    i = load.instance
     settle(state, i)
     if state.policies.tiers(address_of(state), OP_LAND, r, i):
         state.instances[i].may_evict = 1
@@ -103,6 +109,42 @@ def stop_waiting(state, policies, r):
     enqueue(state, policies, i, r)
 
 
+@kernel
+def leave_store(state, policies, s):
+    """Let loads that read store s, which is to be gone, end with what has arrived; then it is. Modified in place."""
+    r = state.policies.tiers(address_of(state), OP_CUT, s, 0)
+    while r >= 0:
+        land(state, policies, r)
+        r = state.policies.tiers(address_of(state), OP_CUT, s, 0)
+    state.policies.tiers(address_of(state), OP_LEAVE, s, 0)
+
+
+@kernel
+def change_stores(state, policies):
+    """Carry out what the life of instances asks: loads to those that were emptied end, stores go and come. In place."""
+    cluster = state.cluster[0]
+    state.lives.setting[0].stores_change = 0
+    for i in range(cluster.num_instances):
+        if state.lives.life[i].abandons:
+            state.lives.life[i].abandons = 0
+            state.policies.tiers(address_of(state), OP_ABANDON, 0, i)
+    for s in range(cluster.num_stores):
+        fate = state.hierarchy.stores[s].fate
+        state.hierarchy.stores[s].fate = STAYS
+        if fate == COMES:
+            state.policies.tiers(address_of(state), OP_BACK, s, 0)
+        elif fate == GOES and state.policies.tiers(address_of(state), OP_DROP, s, 0):
+            leave_store(state, policies, s)
+
+
+@inlined
+def drained(state, policies):
+    """Switch off the instances that drained and have nothing left, and what goes with them. Modified in place."""
+    state.policies.life(address_of(state), OP_DRAINED, 0, 0)
+    if state.lives.setting[0].stores_change:
+        change_stores(state, policies)
+
+
 @inlined
 def tier_event(state, policies):
     """Handle the next event of the hierarchy, and what it asks the instances to do. Modified in place."""
@@ -116,11 +158,7 @@ def tier_event(state, policies):
     elif action == ENQUEUE:
         stop_waiting(state, policies, what)
     elif action == DEPART:
-        r = state.policies.tiers(address_of(state), OP_CUT, what, 0)
-        while r >= 0:
-            land(state, policies, r)
-            r = state.policies.tiers(address_of(state), OP_CUT, what, 0)
-        state.policies.tiers(address_of(state), OP_LEAVE, what, 0)
+        leave_store(state, policies, what)
     elif action == COLLECT_ALL or action == SAMPLE_ALL:
         for i in range(state.cluster[0].num_prefill):
             settle(state, i)
@@ -197,4 +235,6 @@ def carry_on(state, policies):
 def life_event(state, policies):
     """Handle the next event of the life of instances, and what follows for requests. Modified in place."""
     state.policies.life(address_of(state), OP_LIFE, 0, 0)
+    if state.lives.setting[0].stores_change:
+        change_stores(state, policies)
     carry_on(state, policies)

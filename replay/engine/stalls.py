@@ -14,9 +14,10 @@ def may_load(state, r):
 @inlined
 def counted_blocks(state, r):
     """Return the blocks of request r taken as a hit while they still load or as they came from a replica, or 0."""
+    counted = state.hierarchy.loads[r].counted_blocks if state.cluster[0].tiered else 0
     if state.cluster[0].lives:
-        return state.lives.losses[r].restored_blocks
-    return state.hierarchy.loads[r].counted_blocks if state.cluster[0].tiered else 0
+        return max(counted, state.lives.losses[r].restored_blocks)
+    return counted
 
 
 @kernel
@@ -44,6 +45,7 @@ def begin_stall(state, i, r):
     load = state.hierarchy.loads[r]
     instance = state.instances[i]
     stall_ps = load.end_ps - state.cluster[0].now_ps
+    load.anew = 0
     if load.counted_blocks == 0:
         return
     if state.cluster[0].fabric:

@@ -20,8 +20,11 @@ STORE = np.dtype([
     ("disk", "i4"), ("epoch", "i4"),
     ("writes_end", "i4"),          # no row of its writes from here on is used
     ("cursor", "i4"), ("moving", "i4"), ("moving_end", "i4"), ("moving_to", "i4"), ("moving_epoch", "i4"),
+    ("back_ps", "i8"),             # of a pool node that failed: when it is there again
     ("present", "i1"), ("leaving", "i1"),
+    ("fate", "i1"),                # what a failure or its end has in store for it: see FATES
 ], align=True)
+STAYS, GOES, COMES = range(3)      # FATES
 
 # what a request loads from stores: its parts are rows 4 r to 4 r + 3 of `parts`
 NOT_PLANNED, PENDING_LOAD, LOADING, LOAD_OVER = range(4)
@@ -30,14 +33,19 @@ LOAD = np.dtype([
     ("ready_ps", "i8"), ("issued_ps", "i8"), ("end_ps", "i8"),
     ("lookup_ps", "i8"), ("load_ps", "i8"), ("exposed_ps", "i8"),
     ("timer", "i8"),               # sequence of the event that ends it
+    ("timeout", "i8"),             # and of the event that ends the wait for it
+    ("stopped_ps", "i8"),          # how long its shard had failed in all as it was looked up there
     ("base_blocks", "i4"), ("upto_blocks", "i4"), ("counted_blocks", "i4"),  # in HBM; in all; a hit while loading
     ("landed_blocks", "i4"),       # -1 until it landed or was counted
     ("dram_tokens", "i4"), ("disk_tokens", "i4"),
     ("next", "i4"),                # pending list of the instance
+    ("instance", "i4"), ("shard", "i4"),  # to which it goes; where the request was looked up
     ("state", "i1"), ("count", "i1"), ("waits", "i1"), ("under_way", "i1"), ("tier", "i1"),
     # with a fabric: an iteration in progress waits for it; transfers under way (end_ps is then that of its media);
     # how often it was started, modulo 256
     ("awaited", "i1"), ("transfers", "i1"), ("starts", "i1"),
+    ("listed", "i1"),              # it is in the pending list of its instance
+    ("anew", "i1"),                # the request was lost with an instance, and not admitted since
 ], align=True)
 PART = np.dtype([
     ("start_ps", "i8"), ("end_ps", "i8"), ("card_ps", "i8"),
@@ -47,6 +55,7 @@ PART = np.dtype([
 
 WRITE = np.dtype([
     ("node", "i4"), ("upto_blocks", "i4"), ("base_blocks", "i4"), ("pin", "i4"), ("epoch", "i4"),
+    ("source", "i4"), ("wipes", "i4"),  # from which instance, and how often that had been emptied
     ("used", "i1"), ("whole", "i1"),
 ], align=True)
 SPILL = np.dtype([("holder", "i4"), ("node", "i4"), ("end_blocks", "i4"), ("whole", "i4")], align=True)
@@ -59,14 +68,15 @@ LEAVE, DRAIN, JOIN = range(3)
 SHARDS, NODES = 0, 1
 RING = np.dtype([("first_point", "i4"), ("points", "i4"), ("first_owner", "i4"), ("owners", "i4")], align=True)
 POINT = np.dtype([("point", "u8"), ("owner", "i4")], align=True)
-OWNER = np.dtype([("free_ps", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"), ("lookups", "i8"), ("held", "i4"),
-                  ("epoch", "i4"), ("takes", "i1")], align=True)
+OWNER = np.dtype([("free_ps", "i8"), ("busy_ps", "i8"), ("wait_ps", "i8"), ("lookups", "i8"),
+                  ("down_ps", "i8"), ("stopped_ps", "i8"),  # of a shard: until when it fails, and how long in all
+                  ("held", "i4"), ("epoch", "i4"), ("takes", "i1")], align=True)
 KEY = np.dtype([("hash", "u8"), ("key", "i4"), ("shard", "i4"), ("home", "i4"), ("home_epoch", "i4"),
                 ("reads", "i4")], align=True)
 
 # what the hierarchy is asked to do (replay/engine/tiers.py), and what it asks the event loop to do
 (OP_LOOK_UP, OP_BELIEVE, OP_PLAN, OP_CONCLUDE, OP_PUBLISHED, OP_SPILL, OP_EVENT, OP_LAND, OP_NEXT, OP_CUT, OP_LEAVE,
- OP_COLLECT, OP_ROUTED, OP_SAMPLE) = range(14)
+ OP_COLLECT, OP_ROUTED, OP_SAMPLE, OP_ABANDON, OP_DROP, OP_BACK) = range(17)
 NOTHING, CONSIDER, LAND, ENQUEUE, DEPART, COLLECT_ALL, SAMPLE_ALL = range(7)
 
 # how a disk keeps blocks: fragments of nodes in sorted runs (the segments of a log-structured merge tree)

@@ -1,8 +1,9 @@
 """The part of the engine that runs the KV hierarchy, behind one function, so that a run without it need not load it."""
 
-from replay.engine.elastic import change_store, depart, drained, leave
+from replay.engine.dropping import abandon, drop
+from replay.engine.elastic import change_store, come_back, depart, drained, leave
 from replay.engine.going_on import goes_on, keep_every_other
-from replay.engine.index import believe, look_up, note_routed
+from replay.engine.index import answered, believe, look_up, note_routed
 from replay.engine.jit import kernel
 from replay.engine.lifetime import collect
 from replay.engine.movement import conclude, cut_load, land_load, plan_at_dispatch, start_pending
@@ -17,10 +18,13 @@ from replay.engine.tier_schema import (
     LOADED,
     LOOKED_UP,
     NOTHING,
+    OP_ABANDON,
+    OP_BACK,
     OP_BELIEVE,
     OP_COLLECT,
     OP_CONCLUDE,
     OP_CUT,
+    OP_DROP,
     OP_EVENT,
     OP_LAND,
     OP_LEAVE,
@@ -45,12 +49,12 @@ def next_event(state):
     kind, what = pop_timer(state)
     load = state.hierarchy.loads[what if kind <= TIMEOUT else 0]
     if kind == LOOKED_UP:
-        return 8 * what + CONSIDER
+        return 8 * what + CONSIDER if answered(state, what) else NOTHING
     if kind == LOADED:
         current = load.under_way and load.timer == state.cluster[0].timer_now
         return 8 * what + LAND if current else NOTHING
     if kind == TIMEOUT:
-        return 8 * what + ENQUEUE if load.waits else NOTHING
+        return 8 * what + ENQUEUE if load.waits and load.timeout == state.cluster[0].timer_now else NOTHING
     if kind == WRITTEN:
         end_write(state, what)
         return NOTHING
@@ -113,7 +117,7 @@ def sample_all(state):
 def operate(state, operation, what, i):
     """Do one operation of the hierarchy for the event loop, modified in place; what it returns is said at its function.
 
-    what : a request, or a store for OP_CUT and OP_LEAVE; i: an instance, where one is concerned
+    what : a request, or a store for OP_CUT, OP_LEAVE, OP_DROP, OP_BACK; i: an instance, where one is concerned
     """
     if operation == OP_EVENT:
         return next_event(state)
@@ -125,6 +129,8 @@ def operate(state, operation, what, i):
         return start_pending(state, i)
     if operation == OP_CUT:
         return cut_load(state, what)
+    if operation == OP_DROP:
+        return drop(state, what)
     if operation == OP_CONCLUDE:
         conclude(state, what, i)
     elif operation == OP_PUBLISHED:
@@ -137,6 +143,10 @@ def operate(state, operation, what, i):
         believe(state, what)
     elif operation == OP_ROUTED:
         note_routed(state, what, i)
+    elif operation == OP_ABANDON:
+        abandon(state, i)
+    elif operation == OP_BACK:
+        come_back(state, what)
     elif operation == OP_LEAVE:
         leave(state, what)
     elif operation == OP_COLLECT:

@@ -41,6 +41,8 @@ def begin_write(state, i, s, node, upto_blocks, whole):
     write = hierarchy.writes[free]
     write.used = 1
     write.node = node
+    write.source = i
+    write.wipes = state.lives.life[i].wipes if cluster.lives else 0
     write.upto_blocks = upto_blocks
     write.base_blocks = there
     write.pin = pinned
@@ -73,7 +75,8 @@ def end_write(state, w):
         return
     release_path(state, cluster.num_instances + s, write.pin)
     _, there = visible(state, write.node, cluster.num_prefill + s)
-    if there >= write.base_blocks:
+    lost = cluster.lives and state.lives.life[write.source].wipes != write.wipes
+    if there >= write.base_blocks and not lost:
         put(state, s, write.node, write.upto_blocks, write.whole)
     else:
         store.void_blocks += write.upto_blocks - write.base_blocks

@@ -125,11 +125,12 @@ def admit(twin: Twin, server: Server, request: Request) -> None:
         request.prefilled = hit
         request.prefill_left = request.context - hit
         request.cached_tokens = hit
+        request.anew = False
         server.prefilling.append(request)
         admitted(server, request, hit, request.scheduled_ps < 0)
         if request.losses:
             own = server.usable(request.blocks_reused, request.context)
-            request.restored_tokens += hit - own
+            request.restored_tokens += max(0, server.usable(request.came_blocks, request.context) - own)
             request.recomputed_tokens += max(0, min(request.lost_kv, request.context) - hit)
             request.lost_kv = request.came_blocks = request.replica_blocks = 0
             request.sendable_ps = twin.now

@@ -9,6 +9,7 @@ from replay.kv import DISK, DRAM, Kv
 from tests.twin import lifetime, movement, writes
 from tests.twin.chains import Run, key_of
 from tests.twin.disk import Disk
+from tests.twin.dropping import Fates
 from tests.twin.laws import check, check_end
 from tests.twin.placement import Ring, Shards
 from tests.twin.residents import Rules
@@ -44,6 +45,7 @@ class Hierarchy:
             self.push(change.at_ps, "change", change)
         if kv.ttl_ps > 0 and kv.gc_ps > 0:
             self.push(kv.gc_ps, "gc", None)
+        self.fates = Fates(self)
         for server in twin.prefillers:
             server.blocks.watch = ServerWatch(server, self)
 
@@ -61,13 +63,17 @@ class Hierarchy:
         self.events.remove(event)
         _, _, kind, what = event
         if kind == "looked up":
-            what.lookup_ps += self.clock.now
-            self.twin.consider(what)
+            later_ps = self.shards.later_ps(what)
+            if later_ps:
+                self.push(self.clock.now + later_ps, "looked up", what)
+            else:
+                what.lookup_ps += self.clock.now
+                self.twin.consider(what)
         elif kind == "loaded":
             if what.state == "under way":
                 movement.ended(self, what)
         elif kind == "timeout":
-            movement.timed_out(self, what)
+            movement.timed_out(self, *what)
         elif kind == "written":
             writes.written(self, what)
         elif kind == "drained":

@@ -48,6 +48,7 @@ def check_instance(h: Hierarchy, server: Server) -> None:
         assert server.loads_under_way <= h.kv.in_flight
     held: Counter[Run] = Counter()
     sent = [delivery[1] for delivery in server.link.deliveries]
+    sent += h.twin.lives.kept_on(server) if h.twin.lives is not None else []
     for request in server.running + sent:
         held.update(request.chain[: request.held_runs])
     assert pins(server.blocks.residents) == held

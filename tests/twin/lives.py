@@ -82,6 +82,9 @@ class Lives:
         self.twin, self.settings, self.failures = twin, settings, failures
         self.pools = Pools(self, targets)
         self.lives = self.pools.first_lives()
+        for store in twin.hierarchy.stores if twin.hierarchy is not None else []:
+            if store.spec.server >= 0 and self.lives[store.spec.server].state != "up":
+                store.present = False
         self.timers: list[Timer] = []
         self.asked_for = 0
         self.next_failure = 0
@@ -125,6 +128,7 @@ class Lives:
                 self.stranded = []
             self.again += self.shut
             self.shut = []
+        self.change_stores()
         while self.again:
             self.carry_on(self.again.pop(0))
         for life in self.lives:
@@ -138,13 +142,21 @@ class Lives:
             for life in self.lives:
                 self.pools.may_vanish(life)
             self.pools.start_lacking()
+            self.change_stores()
         if not self.goes_on:
             self.timers = [timer for timer in self.timers if timer.what == "ask"]
+
+    def change_stores(self) -> None:
+        """Let the hierarchy lose what the event in hand took."""
+        if self.twin.hierarchy is not None:
+            self.twin.hierarchy.fates.carry_out()
 
     def becomes(self, life: Life, state: str) -> None:
         """Let an instance do something else from now on."""
         life.passes(self.twin.now)
         life.state = state
+        if self.twin.hierarchy is not None and state in ("up", "off"):
+            self.twin.hierarchy.fates.own(life.server, "comes" if state == "up" else "goes")
         self.moments.append((self.twin.now, life.server.index, state))
 
     # what others ask
@@ -279,7 +291,8 @@ class Lives:
         failure = self.failures[self.next_failure]
         self.next_failure += 1
         self.await_failure()
-        kind = ("instance", "node", "link", "suspect", "control")[failure["kind"]]
+        kinds = ("instance", "node", "link", "suspect", "control", "store", "shard")
+        kind = kinds[failure["kind"]]
         before = self.counts["lost"]
         losing.carry_out(self, kind, int(failure["what"]), int(failure["for_ps"]), int(failure["permille"]))
         self.counts["most_lost"] = max(self.counts["most_lost"], self.counts["lost"] - before)

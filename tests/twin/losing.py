@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.twin.dropping import forget
 from tests.twin.plain import Request, Server
 from tests.twin.residents import NO_CLOCK
 
@@ -18,6 +19,8 @@ def carry_out(lives: Lives, kind: str, what: int, for_ps: int, permille: int) ->
     elif kind == "node":
         size = lives.settings.node_instances
         for life in lives.lives[what * size : (what + 1) * size]:
+            if lives.twin.hierarchy is not None:
+                lives.twin.hierarchy.fates.own(life.server, "goes")
             if life.state == "off":
                 life.until_ps = max(life.until_ps, lives.twin.now + for_ps)
             fail(lives, life, for_ps)
@@ -31,9 +34,29 @@ def carry_out(lives: Lives, kind: str, what: int, for_ps: int, permille: int) ->
         life = lives.lives[what]
         life.suspects += 1
         lives.after(for_ps, "trust", lambda: trust(life))
+    elif kind == "store":
+        lose_stores(lives, what, for_ps)
+    elif kind == "shard":
+        assert lives.twin.hierarchy is not None
+        lives.twin.hierarchy.shards.stop(what, for_ps)
     else:
         lives.paused += 1
         lives.after(for_ps, "control", lambda: resume(lives))
+
+
+def lose_stores(lives: Lives, node: int, for_ps: int) -> None:
+    """Let a pool node fail for so long."""
+    assert lives.twin.hierarchy is not None
+    fates, until_ps = lives.twin.hierarchy.fates, lives.twin.now + for_ps
+    for store in fates.pool_node(node):
+        back_ps = fates.back_ps[store.index] = max(until_ps, fates.back_ps.get(store.index, 0))
+        fates.of_stores[store.index] = "goes"
+
+        def back(index: int = store.index) -> None:
+            if fates.back_ps[index] == lives.twin.now:
+                fates.of_stores[index] = "comes"
+
+        lives.after(back_ps - lives.twin.now, "store", back)
 
 
 def trust(life: Life) -> None:
@@ -92,6 +115,8 @@ def lose(lives: Lives, request: Request, server: Server, kv_tokens: int) -> None
     request.lost_ps = lives.twin.now
     request.notice_ps = life.notice_ps
     request.lost_kv = max(request.lost_kv, kv_tokens)
+    if lives.twin.hierarchy is not None:
+        forget(request)
     request.handed_off = request.handed_over = request.able = False
     request.prefilled = request.prefill_left = 0
     request.chunk = None
@@ -144,7 +169,7 @@ def lose_all(lives: Lives, life: Life) -> None:
     for timer in [timer for timer in lives.timers if timer.what == "replica" and timer.subject[1] is server]:
         lives.timers.remove(timer)
         never_came(lives, timer.subject[0], server)
-    wipe(life)
+    wipe(lives, life)
 
 
 def lose_batch(lives: Lives, server: Server) -> None:
@@ -169,6 +194,8 @@ def lose_batch(lives: Lives, server: Server) -> None:
         twin.desk.leaves(request, server)
     server.queue = []
     server.empty_since_ps = twin.now
+    for request in [request for request in twin.requests if request.waits and request.prefill_instance == server.index]:
+        never_came(lives, request, server)
 
 
 def lose_link(lives: Lives, server: Server) -> None:
@@ -204,10 +231,13 @@ def lose_coming(lives: Lives, source: Server, server: Server) -> None:
             never_came(lives, request, server)
 
 
-def wipe(life: Life) -> None:
+def wipe(lives: Lives, life: Life) -> None:
     """Empty the cache of an instance."""
     cache = life.server.blocks
     life.cached_lost_blocks += cache.cached_blocks
     assert cache.pinned_blocks == cache.private_blocks == 0, "somebody holds KV of an instance that fails"
     cache.drop()
+    life.server.wipes += 1
+    if lives.twin.hierarchy is not None:
+        lives.twin.hierarchy.fates.emptied.add(life.server.index)
     cache.last_score = NO_CLOCK

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def dispatched(h: Hierarchy, request: Request, server: Server) -> bool:
     """Plan a load for a request that was just sent to an instance; True if the request waits for it."""
+    if request.load is not None and request.load.state == UNDER_WAY:
+        return False  # to an instance that it left since it was lost
     load, wait_s = plan(h, request, server)
     if load is None:
         return False
@@ -30,7 +32,7 @@ def dispatched(h: Hierarchy, request: Request, server: Server) -> bool:
         return False
     request.waits = True
     if isfinite(wait_s):
-        h.push(h.clock.now + round(wait_s * PS_PER_S), "timeout", request)
+        h.push(h.clock.now + round(wait_s * PS_PER_S), "timeout", (request, load))
     return True
 
 
@@ -137,9 +139,9 @@ def start_pending(h: Hierarchy, server: Server) -> None:
             stop_waiting(h, load.request, server)
 
 
-def timed_out(h: Hierarchy, request: Request) -> None:
+def timed_out(h: Hierarchy, request: Request, load: Load) -> None:
     """Let a request queue whose load takes too long."""
-    if request.waits:
+    if request.waits and request.load is load:
         assert request.load is not None
         stop_waiting(h, request, request.load.server)
 
@@ -190,7 +192,7 @@ def expected_end(load: Load, now_ps: int) -> int:
 def on_demand(h: Hierarchy, server: Server, head: Request) -> None:
     """Start a load for the head of a queue, which runs when it is there."""
     load = head.load
-    if head.scheduled_ps >= 0:
+    if head.scheduled_ps >= 0 and not head.anew:
         return
     if load is None or (load.state == OVER and load.landed < 0):
         load, _ = plan(h, head, server)

@@ -66,6 +66,9 @@ class Shards:
         self.clock = clock
         self.ring = Ring(self.rules.shards, kv.virtual_nodes, kv.bound)
         self.free_ps = [0] * self.rules.shards
+        self.down_ps = [0] * self.rules.shards
+        self.stopped_ps = [0] * self.rules.shards  # how long each has failed in all
+        self.asked: dict[Request, tuple[int, int]] = {}  # where a request is looked up, and stopped_ps of that then
         self.sent_ps: dict[tuple[Run, int], int] = {}  # (run, instance) -> last dispatch of a prompt that has it
 
     def look_up(self, request: Request) -> int:
@@ -75,7 +78,23 @@ class Shards:
         assert shard is not None
         work_ps = self.rules.lookup_ps + self.rules.node_ps * len(request.chain)
         self.free_ps[shard] = max(self.clock.now, self.free_ps[shard]) + work_ps
+        self.asked[request] = (shard, self.stopped_ps[shard])
         return self.free_ps[shard]
+
+    def later_ps(self, request: Request) -> int:
+        """Return by how much a lookup, done now but for that, is late because its shard failed."""
+        shard, before_ps = self.asked[request]
+        self.asked[request] = (shard, self.stopped_ps[shard])
+        return self.stopped_ps[shard] - before_ps
+
+    def stop(self, shard: int, for_ps: int) -> None:
+        """Let a shard answer nothing for so long."""
+        now_ps = self.clock.now
+        later_ps = now_ps + for_ps - max(now_ps, self.down_ps[shard])
+        if later_ps > 0:
+            self.down_ps[shard] = now_ps + for_ps
+            self.stopped_ps[shard] += later_ps
+            self.free_ps[shard] = max(now_ps, self.free_ps[shard]) + later_ps
 
     def sweep(self, nodes: int) -> None:
         """Let every shard forget its part of the nodes that expired."""

@@ -72,6 +72,7 @@ class Request:
     ready_ps: int = -1  # when its instance could first have admitted it
     counted_blocks: int = 0  # of its path when its load is there, if it is to run with it
     stall_ps: int = 0
+    anew: bool = False  # it was lost with an instance, and not admitted since
     able: bool = False  # its decode instance, chosen, can hold it
     handed_over: bool = False  # its prefill is complete
     parts_under_way: int = 0  # transfers of its handoff over a fabric
@@ -175,6 +176,7 @@ class Server:
         self.busy_ps = 0  # in iterations that are over
         self.started_ps = self.cost = self.longer_ps = 0  # of the iteration in progress, with a fabric
         self.exchanges = 0  # transfers that it waits for
+        self.wipes = 0  # how often its memory was emptied
         self.awaited: list[Request] = []  # requests for whose loads it waits
 
     @property

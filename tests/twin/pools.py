@@ -190,7 +190,7 @@ class Pools:
         busy = server.waiting or server.running or server.link.deliveries or self.lives.kept_on(server)
         if life.state == "draining" and not busy:
             life.cached_shrunk_blocks += server.blocks.cached_blocks
-            wipe(life)
+            wipe(self.lives, life)
             self.lives.becomes(life, "off")
 
 

@@ -157,6 +157,8 @@ class Write:
     held: int
     life: int
     whole: bool
+    source: Server
+    wipes: int  # of its source, as it began
 
 
 @dataclass(eq=False)

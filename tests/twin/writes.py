@@ -46,7 +46,7 @@ def write(h: Hierarchy, server: Server, store: Store, run: Run, blocks: int, who
         return
     store.cache.pin(path)
     sent = blocks - base
-    copy = Write(store, run, blocks, base, len(path), store.life, whole)
+    copy = Write(store, run, blocks, base, len(path), store.life, whole, server, server.wipes)
     store.writes.append(copy)
     store.written.sent += sent
     if h.network is not None:
@@ -66,7 +66,7 @@ def written(h: Hierarchy, copy: Write) -> None:
         return
     chain = copy.run.lineage
     store.cache.release(chain, copy.held)
-    if store.cache.visible_blocks(chain) >= copy.base:
+    if store.cache.visible_blocks(chain) >= copy.base and copy.source.wipes == copy.wipes:
         store.cache.insert(chain, copy.blocks, copy.whole)
         store.written.landed += copy.blocks - copy.base
     else:
