@@ -19,7 +19,7 @@ from tests.odd_life import registered
 from tests.scenarios import Scenario
 from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of, twin_run
 from tests.test_twin_hierarchy import plain_lists
-from tests.twin.lives import OF_AN_INSTANCE, OF_A_REQUEST
+from tests.twin.lives import OF_A_REQUEST, OF_AN_INSTANCE
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
 SEEDS, BATCH = 240, 60

@@ -1,4 +1,4 @@
-"""What failures take of the hierarchy, in the twin: loads to an instance, its writes, stores that go with their node."""
+"""What failures take of the hierarchy, in the twin: loads to an instance, and stores that go with their node."""
 
 from __future__ import annotations
 
