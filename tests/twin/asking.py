@@ -85,7 +85,7 @@ class Desk:
             tokens = 0 if server is not None and request in server.decoding else request.prefill_left
             context = request.prefilled + request.prefill_left
         elif stage == "waits" and server is not None:
-            blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks)
+            blocks = max(server.blocks.visible_blocks(request.findable), request.counted_blocks)
             tokens = 0 if request.handed_off else context - server.usable(blocks, context)
         if tokens == 0:
             return 0, 0.0

@@ -49,7 +49,7 @@ def check_instance(h: Hierarchy, server: Server) -> None:
     held: Counter[Run] = Counter()
     sent = [delivery[1] for delivery in server.link.deliveries]
     for request in server.running + sent:
-        held.update(request.chain[: request.held_runs])
+        held.update(request.context_chain[: request.held_runs])
     assert pins(server.blocks.residents) == held
     assert not any(request.waits for request in server.queue + server.running)
     assert not any(load.stands for load in h.loads if load.request in server.running)
