@@ -23,8 +23,8 @@ ROLES = ("prefill", "mixed", "decode")
 DEFAULT_BLOCK_TOKENS = 16
 UNLIMITED_BLOCKS = 1_000_000_000
 LIMITS = ("max_batch", "token_budget", "kv_blocks", "nic_bytes_per_s", "nic_latency_s")
-KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "mixed_pool", "migrate_s",
-        "instances")
+KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "cache_outputs", "mixed_pool",
+        "migrate_s", "instances")
 HANDOFFS = ("whole", "layerwise", "chunked")
 MOST_INSTANCES = 65536
 
@@ -55,6 +55,7 @@ class Cluster:
     mixed_pool    : every instance is mixed, and hands a prompt over where the decode policy says; its home is a role
     life          : how instances come, go and fail; None where all are there from the beginning to the end
     migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
+    cache_outputs : what a request generated on an instance that caches prompts is found there too
     stages        : what requests pass beside the transformer, each behind those that it needs
     """
 
@@ -73,6 +74,7 @@ class Cluster:
     migrate_ps: int = 0
     life: Life | None = None
     stages: tuple[Stage, ...] = ()
+    cache_outputs: bool = False
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -150,6 +152,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         life=_life(config, instances, settings,
                    {"fabric": fabric, "kv.changes": kv is not None and kv.changes, "stages": stages}),
         stages=stages,
+        cache_outputs=_cache_outputs(settings, kv),
     )
 
 
@@ -164,6 +167,14 @@ def _life(config: Mapping[str, Any], instances: list[Instance], settings: Mappin
         raise ConfigError(f"instances that come, go or fail are not modelled together with {refused[0]} yet. Leave "
                           f"{refused[0]} at its default, or scale=none and failures=none.")
     return life
+
+
+def _cache_outputs(settings: Mapping[str, Any], kv: Kv | None) -> bool:
+    caches: bool = choice(settings["cache_outputs"], (True, False), "cluster.cache_outputs")
+    if caches and kv is not None:
+        raise ConfigError("what requests generate is kept in the memory of GPUs alone: cluster.cache_outputs must be "
+                          "false with a KV hierarchy. Set cluster.cache_outputs=false or kv=none.")
+    return caches
 
 
 def _migrate_ps(value: Any, fabric: Fabric | None, kv: Kv | None) -> int:

@@ -16,6 +16,7 @@ from replay.hardware import refuse_overflow
 from replay.policy import SLOTS, Chosen, choose
 from replay.prices import Prices, build_prices
 from replay.slo import Slo, build_slo
+from traces.outputs import with_outputs
 from traces.trie import compress, isolated
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Session:
         self._predicted = predicted
         self._functions = self._compiled()
         options = {"seed": int(seed), "leap": leap, "events": events, "gaps": gaps, "predictions": predicted,
-                   "trie": trie_of(trace, self.cluster.kv is not None and self.cluster.kv.isolate)}
+                   "trie": _trie(trace, self.cluster)}
         self.state = load.state_of(trace, self.cluster, self.policies, self.slo, options)
 
     @property
@@ -141,7 +142,7 @@ class Session:
         if policies:
             other.policies = {**self.policies, **{slot: _choose(slot, spec) for slot, spec in policies.items()}}
             other._functions = other._compiled()
-            options = {"trie": trie_of(self.trace, self.cluster.kv is not None and self.cluster.kv.isolate),
+            options = {"trie": _trie(self.trace, self.cluster),
                        "predictions": self._predicted}
             other.state = load.with_policies(other.state, other.policies, self.trace, self.slo, options)
         return other
@@ -249,6 +250,15 @@ def trie_of(trace: "Trace", isolate: bool = False) -> Any:
     if "_trie" not in trace.__dict__:
         keep_trie(trace, compress(trace))
     return trace.__dict__["_trie"]
+
+
+def _trie(trace: "Trace", cluster: "Cluster") -> Any:
+    """Return the trie that a cluster needs of a trace, built once per trace object."""
+    if not (cluster.cache_outputs and cluster.prefix_cache):
+        return trie_of(trace, cluster.kv is not None and cluster.kv.isolate)
+    if "_outputs" not in trace.__dict__:
+        object.__setattr__(trace, "_outputs", with_outputs(trace))
+    return trace.__dict__["_outputs"]
 
 
 def _chosen(policies: Mapping[str, Any]) -> dict[str, Chosen]:

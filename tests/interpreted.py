@@ -16,6 +16,7 @@ from replay.errors import KvreplayError
 from replay.policy import NEVER, policy, registry
 from replay.session import TIERED_SLOTS, Session, replay
 from tests import test_golden as golden
+from tests.conversations import case_of as outputs_case
 from tests.hierarchy_cases import CASES, Case, kv
 from tests.odd_policies import registered
 from tests.scenarios import Scenario, scenario
@@ -37,6 +38,7 @@ SEEDS, SLICED_SEEDS, MOST_REQUESTS = 100, 10, 24
 TIERED_SEEDS, TIERED_REQUESTS = 80, 18
 FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
+OUTPUT_SEEDS, OUTPUT_REQUESTS = 16, 14
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -97,6 +99,11 @@ def test_fabrics_in_slices_and_steps(odd: None) -> None:
 def test_stages(odd: None) -> None:
     for seed in range(STAGED_SEEDS):
         assert not staged_differences(staged_case(seed, STAGED_REQUESTS)), seed
+
+
+def test_outputs(odd: None) -> None:
+    for seed in range(OUTPUT_SEEDS):
+        assert not differences(outputs_case(seed, OUTPUT_REQUESTS)), seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -2,7 +2,7 @@
 
 A process with NUMBA_DISABLE_JIT=1 runs `tests/interpreted.py` and the policies' contract under `coverage run --branch`;
 the gate is on what Numba compiles (MEASURED). What serves compilation only is left out: state, jit, prefetch,
-compile, answers.
+compile, answers; and, until instances that come and go have their twin, what they do.
 """
 
 import json
@@ -22,11 +22,12 @@ MEASURED = (
     "disks", "fragments", "compaction", "notes", "ahead", "going_on", "request_rows", "agenda",
     "paths", "crowds", "sharing", "transfers", "fabric", "wires", "traffic", "shipping", "beginning", "side_events",
     "asking", "asking_rows", "accounts", "waiting", "moves", "learning", "ending", "stages", "stage_service",
-    "stage_events", "stage_rows",
+    "stage_events", "stage_rows", "cache_rows", "life_rows", "outputs",
 )  # fmt: skip
 LEFT_OUT = (
     "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",
     "tier_schema", "request_schema", "learning_schema", "stage_schema", "cache_schema",
+    "life_schema", "alive", "life", "lifecycle", "losing", "scaling",
 )  # fmt: skip
 LEAST_SHARE = 0.95
 
@@ -38,7 +39,7 @@ def test_the_suite_passes_interpreted(tmp_path: Path) -> None:
     if subprocess.run([*coverage, "--version"], capture_output=True).returncode:
         pytest.skip("coverage is not installed: pip install 'kvreplay[test]'")
     options = ["--branch", "--source=replay/engine,policies", f"--data-file={data}"]
-    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py"]
+    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py", "tests/test_scaling.py"]
     suite = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(

@@ -1,11 +1,14 @@
 """Sessions: slices, forks, partial results, limits, and what a policy may know."""
 
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from time import sleep
 
 import numpy as np
 import pytest
 
 from replay.engine import schema
+from replay.engine.compile import once
 from replay.engine.request_schema import REQUEST
 from replay.errors import ConfigError
 from replay.session import Session, replay
@@ -128,3 +131,22 @@ def test_the_longest_tenth_of_gaps_is_averaged_by_request() -> None:
         assert int(state.gaps[first : first + count].sum()) == total
     assert result.summary["itl_top10_s_p99"] >= result.summary["itl_s_p99"]
     assert "itl_top10_s_p99" not in finished(mixed_session()).result().summary
+
+
+def test_threads_compile_a_part_once_and_one_at_a_time() -> None:
+    """The runs of a multirun need the same parts at the same moment."""
+    doing = 0
+    begun: list[tuple[int, int]] = []
+
+    @once
+    def part(number: int) -> object:
+        nonlocal doing
+        doing += 1
+        begun.append((number, doing))
+        sleep(0.01)
+        doing -= 1
+        return object()
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(part, [1, 2] * 4))
+    assert sorted(begun) == [(1, 1), (2, 1)] and len(set(parts)) == 2

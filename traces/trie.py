@@ -41,6 +41,7 @@ class Trie(NamedTuple):
     start_blocks : (nodes,) int32 [trace blocks] before the node on its chain
     leaf         : (requests,) int32, the last node of each request, -1 without a full block
     block_tokens : tokens per block; 0 for a trace without prefix_blocks
+    tails        : (requests,) int32, the last node of prompt and output; None where only prompts are there
     """
 
     parent: np.ndarray
@@ -48,6 +49,7 @@ class Trie(NamedTuple):
     start_blocks: np.ndarray
     leaf: np.ndarray
     block_tokens: int
+    tails: np.ndarray | None = None
 
     def path(self, request: int) -> list[int]:
         """List the nodes of a request from its root to its leaf."""
@@ -86,15 +88,26 @@ def compress(trace: Trace) -> Trie:
         empty = np.empty(0, np.int32)
         return Trie(empty, empty, empty, np.full(len(trace), -1, np.int32), trace.block_tokens or 0)
     offsets, ids = trace.prefix()
-    counts = full_blocks(trace)
-    last, previous, children, ends = _link_all(trace, offsets, counts, ids)
+    return Trie(*nodes_of(offsets, full_blocks(trace), ids, trace.name), int(trace.block_tokens or 0))
+
+
+def nodes_of(
+    offsets: np.ndarray, counts: np.ndarray, ids: np.ndarray, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the nodes of the trie of some chains: parent, blocks, start_blocks and leaf of `Trie`.
+
+    offsets, counts : int64 (chains + 1,) and (chains,); chain c has ids[offsets[c] : offsets[c] + counts[c]]
+    name            : of the trace, for messages
+    raises          : TraceError as `compress`
+    """
+    last, previous, children, ends = _link_all(name, offsets, counts, ids)
     node_of, parent, blocks, start_blocks = cut(previous, children, ends)
-    leaf = np.full(len(trace), -1, np.int32)
+    leaf = np.full(len(counts), -1, np.int32)
     number = preorder(parent)
     leaf[last >= 0] = number[node_of[last[last >= 0]]]
     order = np.argsort(number)
     above = np.where(parent < 0, np.int32(-1), number[parent])
-    return Trie(above[order], blocks[order], start_blocks[order], leaf, int(trace.block_tokens or 0))
+    return above[order], blocks[order], start_blocks[order], leaf
 
 
 def isolated(trace: Trace) -> Trace:
@@ -206,7 +219,7 @@ def load(path: str | os.PathLike[str], digest: str | None = None) -> Trie:
 
 
 def _link_all(
-    trace: Trace, offsets: np.ndarray, counts: np.ndarray, ids: np.ndarray
+    name: str, offsets: np.ndarray, counts: np.ndarray, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Number the blocks by first appearance and find each one's predecessor, chunk by chunk.
 
@@ -229,7 +242,7 @@ def _link_all(
             row, place = first + int(bad[0]), int(bad[1])
             raise TraceError(
                 f"prefix block ids must be chained: id {ids[offsets[row] + place]} (request {row}, block {place}) "
-                f"follows two different blocks ({trace.name}). Give equal ids only to equal prefixes."
+                f"follows two different blocks ({name}). Give equal ids only to equal prefixes."
             )
     ends = np.zeros(dense.known, np.bool_)
     ends[last[last >= 0]] = True

@@ -9,6 +9,7 @@ from replay.engine.accounts import service_of
 from replay.engine.adapters import REQUEST_ROW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import usable_tokens, visible
+from replay.engine.outputs import leaf_of
 from replay.engine.phases import generated_now, settle
 from replay.engine.request_schema import PREFIX_KEYS
 from replay.engine.schema import DECODE, DECODING, HANDOFF, PREFILLING, WAITING
@@ -88,8 +89,9 @@ def expect_prefill(state, r, i):
         if tokens > 0:
             settle(state, i)
             resident = 0
-            if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
-                _, resident = visible(state, job.leaf, i)
+            leaf = leaf_of(state, r)
+            if state.cluster[0].cache and state.views[i].role != DECODE and leaf >= 0:
+                _, resident = visible(state, leaf, i)
             blocks = max(resident, counted_blocks(state, r))
             tokens = context - usable_tokens(state, blocks, context, state.views[i].block_tokens)
     view = state.views[max(i, 0)]

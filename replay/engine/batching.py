@@ -17,6 +17,7 @@ from replay.engine.kvcache import (
 )
 from replay.engine.notes import fault, note
 from replay.engine.observing import show_pace
+from replay.engine.outputs import leaf_of, own_part
 from replay.engine.phases import blocks_for, change_count, growth_now, join_decode
 from replay.engine.preemption import head_preempts, make_room, preempt, spare
 from replay.engine.queues import append_prefill, pop
@@ -50,8 +51,11 @@ def demand(state, i, r):
         grows = 1 if (context - 1) % block_tokens == 0 else 0
         return blocks_for(context - 1, block_tokens), 0, NONE, 0, 0, grows
     node, resident, cached = NONE, 0, 0
-    if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
-        node, resident = visible(state, job.leaf, i)
+    leaf = leaf_of(state, r)
+    if state.cluster[0].cache and state.views[i].role != DECODE and leaf >= 0:
+        node, resident = visible(state, leaf, i)
+        if state.cluster[0].outputs:
+            node, resident = own_part(state, node, resident, context // block_tokens)
         cached = unpinned_blocks(state.cache, node, i)
     left = context - usable_tokens(state, max(resident, counted_blocks(state, r)), context, block_tokens)
     return blocks_for(context, block_tokens) - resident, left, node, resident, cached, 0
@@ -202,7 +206,7 @@ def admit_one(state, i, r, need, left, node):
         spare(state, i, r, -1)
     if node >= 0:
         if state.cluster[0].classes:
-            count_reuse(state, i, r)
+            count_reuse(state, i, r, leaf_of(state, r))
         pin_path(state, i, node)
     take_private(state, i, need)
     job.pinned = node

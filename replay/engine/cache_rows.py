@@ -26,7 +26,7 @@ def cache_of(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.nd
     if not cluster.prefix_cache or len(trie.parent) == 0:
         return Cache(np.zeros(1, schema.NODE), np.full((1, len(holders)), NONE, np.int32), np.zeros(1, schema.SLOT),
                      np.zeros(1, schema.PAST), np.zeros(1, schema.PREFIX), np.zeros(1, np.int32), one, one,
-                     one, classes)
+                     one, classes, np.full(1, NONE, np.int32))
     scale = trie.block_tokens // cluster.block_tokens
     nodes = np.zeros(len(trie.parent), schema.NODE)
     nodes["parent"] = trie.parent
@@ -39,7 +39,8 @@ def cache_of(trie: Trie, cluster: "Cluster", instances: np.ndarray, views: np.nd
     total = int(capacity.sum())
     next_use = known[2] if len(known[2]) == len(nodes) else np.zeros(1, np.int64)
     return Cache(nodes, slot_of, in_lines(total, schema.SLOT), np.zeros(total, schema.PAST),
-                 np.zeros(1, schema.PREFIX), np.zeros(total, np.int32), next_use, known[0], known[1], classes)
+                 np.zeros(1, schema.PREFIX), np.zeros(total, np.int32), next_use, known[0], known[1], classes,
+                 np.full(1, NONE, np.int32) if trie.tails is None else trie.tails)
 
 
 def foresight(trace: "Trace", chosen: Mapping[str, Chosen], options: Mapping[str, Any]) -> tuple[Any, ...]:

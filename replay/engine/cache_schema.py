@@ -19,6 +19,7 @@ class Cache(NamedTuple):
     next_row: np.ndarray  # int64 (all path nodes,): for oracles, what next_use becomes when a request arrives
     path_first: np.ndarray  # int64 (num_requests,): where its nodes begin in next_row, leaf first
     classes: np.ndarray  # GROUP (kinds * TURNS,)
+    tails: np.ndarray  # int32 (num_requests,), read only: deepest node of prompt and output, where outputs are cached
 
 
 class Cost(NamedTuple):

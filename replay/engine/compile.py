@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
+from threading import RLock
 from typing import Any
 
 from numba import types as t
@@ -18,6 +19,7 @@ from traces.jit import FOLDER, INTERPRETED, entry
 USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a machine like that of the README's figures
 USUAL_STAGES_SECONDS = 4
 
+_compiling = RLock()
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 _operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
@@ -25,6 +27,18 @@ _operate_moves: Any = None  # replay.engine.moves.operate_moves, likewise
 _operate_learning: Any = None  # replay.engine.learning.operate_learning, likewise
 _operate_life: Any = None  # replay.engine.life.operate_life, likewise
 _operate_stages: Any = None  # replay.engine.stages.operate_stages, likewise
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function keep its results, and run by one thread at a time: the runs of a multirun compile in threads."""
+    kept = cache(function)
+
+    @wraps(function)
+    def alone(*given: Any) -> Any:
+        with _compiling:
+            return kept(*given)
+
+    return alone
 
 
 def is_compiled(name: str = "advance_table") -> bool:
@@ -121,20 +135,23 @@ def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> i
     if INTERPRETED:
         policies = Policies(*functions)
         return advance(state._replace(policies=policies), policies, max_events)
-    load()
+    if not _compiled:
+        load()
     return _compiled[0](table(state), *functions, max_events)
 
 
 def load() -> None:
     """Compile or load the event loop; its types are the same for every trace and cluster."""
-    if not _compiled and not INTERPRETED:
+    with _compiling:
+        if _compiled or INTERPRETED:
+            return
         if not is_compiled():
             compile_helpers(needed_by("replay.engine.kernel"))
         types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves", "learning", "life", "stages")]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
-@cache
+@once
 def hierarchy_function(there: bool) -> Callable[..., int]:
     """Return the function that runs the hierarchy, compiled or loaded before first use, or a stand-in without one."""
     global _operate
@@ -143,7 +160,7 @@ def hierarchy_function(there: bool) -> Callable[..., int]:
     return _part(TIERS, tiers_at, "replay.engine.tiers") if there else _part(TIERS, no_tiers)
 
 
-@cache
+@once
 def fabric_function(there: bool) -> Callable[..., int]:
     """Return the function that runs the fabric, as `hierarchy_function`."""
     global _operate_fabric
@@ -152,7 +169,7 @@ def fabric_function(there: bool) -> Callable[..., int]:
     return _part(FABRIC, fabric_at, "replay.engine.fabric") if there else _part(FABRIC, no_fabric)
 
 
-@cache
+@once
 def moves_function(there: bool) -> Callable[..., int]:
     """Return the function that runs live migration, as `hierarchy_function`."""
     global _operate_moves
@@ -161,7 +178,7 @@ def moves_function(there: bool) -> Callable[..., int]:
     return _part(TIERS, moves_at, "replay.engine.moves") if there else _part(TIERS, no_tiers)
 
 
-@cache
+@once
 def learning_function(there: bool) -> Callable[..., int]:
     """Return the function that runs a model that learns in the replay, as `hierarchy_function`."""
     global _operate_learning
@@ -170,7 +187,7 @@ def learning_function(there: bool) -> Callable[..., int]:
     return _part(TIERS, learning_at, "replay.engine.learning") if there else _part(TIERS, no_tiers)
 
 
-@cache
+@once
 def life_function(there: bool) -> Callable[..., int]:
     """Return the function that runs the life of instances, as `hierarchy_function`."""
     global _operate_life
@@ -179,7 +196,7 @@ def life_function(there: bool) -> Callable[..., int]:
     return _part(TIERS, life_at, "replay.engine.life") if there else _part(TIERS, no_tiers)
 
 
-@cache
+@once
 def stages_function(there: bool) -> Callable[..., int]:
     """Return the function that runs the stages beside the transformer, as `hierarchy_function`."""
     global _operate_stages
@@ -210,7 +227,7 @@ def needed_by(name: str) -> frozenset[str]:
     return frozenset(found)
 
 
-@cache
+@once
 def stand_in(slot: str) -> Callable[..., Any]:
     """Return a function for a policy slot that only a hierarchy asks."""
     function = {"fetch": no_fetch, "write": no_write, "migrate": no_migrate,

@@ -12,6 +12,7 @@ from replay.engine.kvcache import publish
 from replay.engine.learning_schema import OP_LEARN
 from replay.engine.notes import fault, note
 from replay.engine.observing import take_signals
+from replay.engine.outputs import keep_output
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop
@@ -45,6 +46,8 @@ from replay.engine.tree import first_event
 def finish(state, policies, i, r):
     """Take request r, which has all its tokens, off instance i; it ends unless it waits for stages. In place."""
     cluster = state.cluster[0]
+    if cluster.outputs:
+        keep_output(state, i, r)
     release_blocks(state, policies, i, r)
     change_count(state, i)
     state.views[i].running -= 1

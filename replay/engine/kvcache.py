@@ -119,15 +119,14 @@ def pin_path(state, i, node):
 
 
 @kernel
-def count_reuse(state, i, r):
-    """Note for the classes of requests that r uses its resident path on holder i again, and that it is its user now.
+def count_reuse(state, i, r, node):
+    """Note for the classes of requests that r uses its path to `node` on holder i again, and that it is its user now.
 
     Every use of a node counts for the class of r; a use after another within the HBM is reuse of the class before.
     """
     cache = state.cache
     request = state.requests[r]
     group = (request.kind + 1) * TURNS + min(request.turn, TURNS - 1)
-    node = state.jobs[r].leaf
     while node >= 0:
         s = row_of(cache, node, i)
         if s >= 0:
@@ -243,6 +242,8 @@ def publish(state, i, r):
     job = state.jobs[r]
     held = job.pinned
     node = job.leaf
+    if job.pinned_blocks > cache.nodes[node].start_blocks + cache.nodes[node].blocks:
+        return  # it holds all of its prompt and some of what it generated
     while node >= 0:
         s = row_of(cache, node, i)
         ours = node == held  # from here to the root r holds every node already
@@ -268,20 +269,19 @@ def publish(state, i, r):
         node = cache.nodes[node].parent
     cache.slots[cache.slot_of[job.leaf, i]].whole = 1
     if state.cluster[0].classes:
-        settle_group(state, i, r)
+        settle_group(state, i, r, job.leaf)
     job.pinned = job.leaf
     job.pinned_blocks = cache.nodes[job.leaf].start_blocks + cache.nodes[job.leaf].blocks
 
 
 @kernel
-def settle_group(state, i, r):
-    """Name request r as the last user of the nodes that it published on instance i, modified in place."""
+def settle_group(state, i, r, node):
+    """Name request r as the last user of the path to `node`, published on instance i, modified in place."""
     cache = state.cache
     request = state.requests[r]
     group = (request.kind + 1) * TURNS + min(request.turn, TURNS - 1)
-    node = state.jobs[r].leaf
     while node >= 0:
-        s = cache.slot_of[node, i]
+        s = row_of(cache, node, i)
         cache.pasts[s].group = group
         if cache.slots[s].uses == 0:
             cache.classes[group].uses += 1

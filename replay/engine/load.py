@@ -155,6 +155,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
         row[name] = NONE
     row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
+    row["outputs"] = row["cache"][0] and cluster.cache_outputs
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps

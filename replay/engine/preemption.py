@@ -10,6 +10,7 @@ from replay.engine.kvcache import (
     row_of,
 )
 from replay.engine.notes import note
+from replay.engine.outputs import keep_output
 from replay.engine.phases import change_count, growth_now, leave_decode
 from replay.engine.queues import push, remove_prefill
 from replay.engine.schema import (
@@ -110,6 +111,8 @@ def preempt(state, policies, i, r):
     view = state.views[i]
     if job.stage == DECODING:
         leave_decode(state, i, job.slot)
+        if state.cluster[0].outputs:
+            keep_output(state, i, r)
     else:
         remove_prefill(state.jobs, state.instances[i], r)
     release_blocks(state, policies, i, r)

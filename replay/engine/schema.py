@@ -237,6 +237,7 @@ CLUSTER = np.dtype([
     ("signal_lag_ps", "i8"), ("signal_ps", "i8"),     # age of signals, and when they are taken next
     ("migrate_ps", "i8"),                   # time between two questions to the migrate policy
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
+    ("outputs", "i1"),                      # what requests generate stays in the cache
     ("lives", "i1"),                        # instances start, drain, fail: see life
     ("away", "i4"), ("draining", "i4"),     # instances that routers do not take to be there; that drain
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1

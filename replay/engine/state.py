@@ -35,7 +35,7 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "pasts": (schema.PAST, 1), "prefix": (schema.PREFIX, 1),
     "queue": (np.dtype("i4"), 1),
     "next_use": (np.dtype("i8"), 1), "next_row": (np.dtype("i8"), 1), "path_first": (np.dtype("i8"), 1),
-    "classes": (schema.GROUP, 1),
+    "classes": (schema.GROUP, 1), "tails": (np.dtype("i4"), 1),
     "profiles": (schema.PROFILE, 1), "segments": (schema.SEGMENT, 1),
     "stores": (tier_schema.STORE, 1), "loads": (tier_schema.LOAD, 1), "parts": (tier_schema.PART, 1),
     "offer": (schema.OFFER, 1), "writes": (tier_schema.WRITE, 1), "timer_heap": (tier_schema.TIMER, 1),

@@ -88,7 +88,7 @@ class Desk:
         elif stage == "handed":
             tokens = 0
         elif stage == "waits" and server is not None:
-            blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks, request.came_blocks)
+            blocks = max(server.blocks.visible_blocks(request.findable), request.counted_blocks, request.came_blocks)
             tokens = 0 if request.handed_off else context - server.usable(blocks, context)
         if tokens == 0:
             return 0, 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.twin.chains import end_of
 from tests.twin.links import hand_off
 from tests.twin.movement import admitted
 from tests.twin.plain import Request, Server
@@ -47,7 +48,11 @@ def preempt_by_order(twin: Twin, server: Server, left: int) -> None:
 def preempt(twin: Twin, server: Server, request: Request | None) -> None:
     """Send a running request back to the queue, its KV lost."""
     assert request is not None, "no request left to preempt"
-    (server.decoding if request in server.decoding else server.prefilling).remove(request)
+    if request in server.decoding:
+        server.decoding.remove(request)
+        keep_output(twin, server, request)
+    else:
+        server.prefilling.remove(request)
     twin.release(request, server)
     request.handed_off = False
     request.preemptions += 1
@@ -101,7 +106,7 @@ def chunk_of(wanted: int, left: int, given: int, whole: bool) -> int:
 
 def admission_hit(request: Request, server: Server) -> int:
     """Return the tokens that a waiting request need not compute if admitted now."""
-    blocks = max(server.blocks.visible_blocks(request.chain), request.counted_blocks, request.came_blocks)
+    blocks = max(server.blocks.visible_blocks(request.findable), request.counted_blocks, request.came_blocks)
     return server.usable(blocks, request.context)
 
 
@@ -116,12 +121,12 @@ def admit(twin: Twin, server: Server, request: Request) -> None:
         server.decoding.append(request)
     else:
         hit = admission_hit(request, server)
-        path = server.blocks.visible(request.chain)
+        path = server.path(request)
         if path:
-            server.blocks.count_reuse(request.chain, server.blocks.rules.group(request.kind, request.turn))
+            server.blocks.count_reuse(request.findable, server.blocks.rules.group(request.kind, request.turn))
         server.blocks.pin(path)
         request.held_runs = len(path)
-        request.blocks_reused = sum(len(resident.blocks) for resident in path)
+        request.blocks_reused = server.path_blocks(request)
         request.prefilled = hit
         request.prefill_left = request.context - hit
         request.cached_tokens = hit
@@ -235,11 +240,30 @@ def publish(twin: Twin, server: Server, request: Request) -> None:
     if not server.blocks.enabled:
         return
     prompt_blocks = sum(len(run.blocks) for run in request.chain)
+    if request.blocks_reused > prompt_blocks:
+        return  # all of it was found, and some of what was generated
     copied = prompt_blocks - request.blocks_reused
     moved = server.blocks.publish(request.chain, request.held_runs)
     request.held_runs = len(request.chain)
+    request.blocks_reused = prompt_blocks
     server.blocks.name_user(request.chain, server.blocks.rules.group(request.kind, request.turn))
     request.private_blocks -= copied
     server.blocks.give_back(copied - moved)
     if twin.hierarchy is not None:
         twin.hierarchy.published(request, server)
+
+
+def keep_output(twin: Twin, server: Server, request: Request) -> None:
+    """Make a context reusable as far as its blocks are full of KV, before the request lets go of them."""
+    if not (twin.keeps_outputs and server.blocks.enabled):
+        return
+    end = min((request.context - 1) // server.block_tokens, end_of(request.context_chain))
+    copied = end - request.blocks_reused
+    if copied <= 0:
+        return
+    chain = [run for run in request.context_chain if run.start_blocks < end]
+    moved = server.blocks.keep(chain, request.held_runs, end)
+    request.held_runs, request.blocks_reused = len(chain), end
+    server.blocks.name_user(chain, server.blocks.rules.group(request.kind, request.turn))
+    request.private_blocks -= copied
+    server.blocks.give_back(copied - moved)

@@ -37,13 +37,14 @@ class Run:
         return [*(self.parent.lineage if self.parent else []), self]
 
 
-def chains(trace: Trace, block_tokens: int) -> list[list[Run]]:
+def chains(trace: Trace, block_tokens: int, outputs: bool = False) -> list[list[Run]]:
     """Return the cacheable prefix of every request as its list of runs, root first.
 
     block_tokens : tokens of a cluster block, a divisor of the trace's
+    outputs      : then likewise of every request its prompt and output without the last token, after all prompts
     """
     if "prefix_blocks" not in trace:
-        return [[] for _ in range(len(trace))]
+        return [[] for _ in range(len(trace) * (1 + outputs))]
     assert trace.block_tokens is not None
     offsets, ids = trace.prefix()
     prompts = trace.column("prompt_tokens")
@@ -51,6 +52,8 @@ def chains(trace: Trace, block_tokens: int) -> list[list[Run]]:
         [int(block) for block in ids[offsets[row] : offsets[row + 1]]][: int(prompts[row]) // trace.block_tokens]
         for row in range(len(trace))
     ]
+    if outputs:
+        full += [context_of(trace, full, row) for row in range(len(trace))]
     users: dict[int, set[int]] = {}
     for row, blocks in enumerate(full):
         for block in blocks:
@@ -60,6 +63,33 @@ def chains(trace: Trace, block_tokens: int) -> list[list[Run]]:
     found = [_runs_of(blocks, users, runs, split) for blocks in full]
     _number(list(runs.values()))
     return found
+
+
+def context_of(trace: Trace, full: list[list[int]], row: int) -> list[int]:
+    """Return the ids of the full blocks of a request's prompt and output, without the last token."""
+    prompts, outputs = trace.column("prompt_tokens").tolist(), trace.column("output_tokens").tolist()
+    size = trace.block_tokens or 1
+    own = full[row]
+    if len(own) < prompts[row] // size:
+        return own
+    wanted = (prompts[row] + outputs[row] - 1) // size
+    for turn in later_turns(trace, row):
+        goes_on = prompts[turn] >= prompts[row] + outputs[row] and full[turn][: len(own)] == own
+        if goes_on:
+            own = full[turn][:wanted]
+            break
+    return own + [-1 - row * 10**6 - place for place in range(len(own), wanted)]
+
+
+def later_turns(trace: Trace, row: int) -> list[int]:
+    """Return the requests that follow a request: those that wait for it, or the next of its session."""
+    if "parent" in trace:
+        return [turn for turn, parent in enumerate(trace.column("parent").tolist()) if parent == row]
+    if "session" not in trace:
+        return []
+    sessions = trace.codes("session").tolist()
+    later = [turn for turn in range(row + 1, len(trace)) if sessions[turn] == sessions[row] >= 0]
+    return later[:1]
 
 
 def _runs_of(ids: list[int], users: dict[int, set[int]], runs: dict[frozenset[int], Run], split: int) -> list[Run]:

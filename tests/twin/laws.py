@@ -50,7 +50,7 @@ def check_instance(h: Hierarchy, server: Server) -> None:
     sent = [delivery[1] for delivery in server.link.deliveries]
     sent += h.twin.lives.kept_on(server) if h.twin.lives is not None else []
     for request in server.running + sent:
-        held.update(request.chain[: request.held_runs])
+        held.update(request.context_chain[: request.held_runs])
     assert pins(server.blocks.residents) == held
     assert not any(request.waits for request in server.queue + server.running)
     assert not any(load.stands for load in h.loads if load.request in server.running)

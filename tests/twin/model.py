@@ -7,7 +7,14 @@ from replay.cluster import Cluster
 from replay.engine.request_schema import MOVING, TENANTS
 from replay.policy import HOLD, Chosen
 from tests.twin.asking import Board, Desk
-from tests.twin.batching import admit_waiting, end_iteration_tokens, make_room, preempt_by_order, start_iteration
+from tests.twin.batching import (
+    admit_waiting,
+    end_iteration_tokens,
+    keep_output,
+    make_room,
+    preempt_by_order,
+    start_iteration,
+)
 from tests.twin.hierarchy import Hierarchy
 from tests.twin.links import deliver, fetch
 from tests.twin.lives import Lives
@@ -62,6 +69,7 @@ class Twin:
         ]
         self.prefillers = [server for server in self.servers if server.role != "decode"]
         self.decoders = [server for server in self.servers if server.role != "prefill"]
+        self.keeps_outputs = cluster.cache_outputs
         self.layers = cluster.layers if cluster.layerwise else None
         self.layers_of_model, self.chunked = cluster.layers, cluster.chunked
         self.network: Network | None = None
@@ -330,8 +338,8 @@ class Twin:
 
     def release(self, request: Request, server: Server) -> None:
         """Give back every block that a request has on an instance."""
-        server.blocks.release(request.chain, request.held_runs)
-        request.held_runs = 0
+        server.blocks.release(request.context_chain, request.held_runs)
+        request.held_runs = request.blocks_reused = 0
         server.blocks.give_back(request.private_blocks)
         request.private_blocks = 0
 
@@ -365,6 +373,7 @@ class Twin:
     def finish(self, request: Request, server: Server) -> None:
         """Take a request that has all its tokens off an instance; it is complete unless it waits for stages."""
         take_back(self, request)
+        keep_output(self, server, request)
         self.release(request, server)
         if self.lives is not None:
             self.lives.pools.finished(request)

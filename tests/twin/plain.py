@@ -13,7 +13,7 @@ from replay.cluster import Instance
 from replay.hardware.profile import nominal
 from tests.twin.chains import Run
 from tests.twin.prefixes import BlockCache
-from tests.twin.residents import Clock, Rules
+from tests.twin.residents import Clock, Resident, Rules
 
 if TYPE_CHECKING:
     from tests.twin.stores import Load
@@ -44,6 +44,7 @@ class Request:
     think_ps: int
     chain: list[Run]
     turn: int
+    context_chain: list[Run] = field(default_factory=list)  # that of the prompt goes on into what is generated
     prefix_keys: list[int] = field(default_factory=list)
     sequence: int = 0
     key: float = 0.0
@@ -106,6 +107,11 @@ class Request:
     def context(self) -> int:
         """Tokens of the prompt and of the answer so far."""
         return self.prompt_tokens + self.generated
+
+    @property
+    def findable(self) -> list[Run]:
+        """The blocks under which its context may be found: of the prompt alone until something is generated."""
+        return self.context_chain if self.generated else self.chain
 
     @property
     def place(self) -> tuple[float, int]:
@@ -211,10 +217,20 @@ class Server:
         """Return the blocks that admission takes, and how many cached ones it would pin."""
         if request.handed_off:
             return ceil_div(request.context - 1, self.block_tokens), 0
-        path = self.blocks.visible(request.chain)
-        resident = sum(len(part.blocks) for part in path)
+        path = self.path(request)
+        resident = self.path_blocks(request)
         unpinned = sum(len(part.blocks) for part in path if part.pins == 0)
         return ceil_div(request.context, self.block_tokens) - resident, unpinned
+
+    def path(self, request: Request) -> list[Resident]:
+        """Return what a waiting request finds here of its context."""
+        most = request.context // self.block_tokens
+        return [part for part in self.blocks.visible(request.findable) if part.run.start_blocks < most]
+
+    def path_blocks(self, request: Request) -> int:
+        """Count the blocks of that; others may have made more of a run reusable than the request has."""
+        found = sum(len(part.blocks) for part in self.path(request))
+        return min(found, request.context // self.block_tokens)
 
     def fits(self, request: Request) -> bool:
         """Say whether a waiting request finds its blocks, beside the growth of those that run."""

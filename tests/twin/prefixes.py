@@ -247,16 +247,22 @@ class BlockCache:
 
         returns : blocks that lacked and went from the caller's private ones to pinned
         """
+        moved = self.keep(chain, held, end_of(chain))
+        if chain:
+            self.residents[chain[-1]].whole = True
+        return moved
+
+    def keep(self, chain: list[Run], held: int, end: int) -> int:
+        """Pin every run of a chain, likewise, and fill them up to block `end`; returns as `publish`."""
         moved = 0
         for place, run in enumerate(chain):
             resident = self._record(run)
             self._renew(resident)
-            moved += len(run.blocks) - len(resident.blocks)
-            resident.blocks = list(run.blocks)
+            there = len(resident.blocks)
+            resident.blocks = run.blocks[: max(there, min(len(run.blocks), end - run.start_blocks))]
+            moved += len(resident.blocks) - there
             resident.pins += place >= held
             self._note(run)
-        if chain:
-            self.residents[chain[-1]].whole = True
         assert moved <= self.private_blocks, "published blocks that were never private"
         self.private_blocks -= moved
         self.inserted_blocks += moved

@@ -21,13 +21,15 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
     """Read a trace into plain objects."""
     rows = range(len(trace))
     keys = draws.request_keys(seed, len(trace))
-    prefixes = chains(trace, cluster.block_tokens) if cluster.prefix_cache else [[] for _ in rows]
+    outputs = cluster.prefix_cache and cluster.cache_outputs
+    prefixes = chains(trace, cluster.block_tokens, outputs) if cluster.prefix_cache else [[] for _ in rows]
+    contexts = prefixes[len(trace) :] if outputs else prefixes
     closed = "parent" in trace
     parents = trace.column("parent").tolist() if closed else [-1 for _ in rows]
     think = trace.column("think_s").tolist() if closed else [0.0 for _ in rows]
     tier = [tiers.index(label) for label in trace.column("tier")] if tiers and "tier" in trace else [0 for _ in rows]
     codes = {name: trace.codes(name).tolist() if name in trace else [-1 for _ in rows] for name in LABELS}
-    identities = prefix_keys(trace)
+    identities = prefix_keys(trace, outputs)
     arrivals, prompts, outputs = (trace.column(name).tolist() for name in REQUIRED)
     return [
         Request(
@@ -46,6 +48,7 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
             parent=parents[row],
             think_ps=ps(think[row]),
             chain=prefixes[row],
+            context_chain=contexts[row],
             prefix_keys=identities[row],
             turn=turn_of(row, parents, codes["session"]) if closed or "session" in trace else 0,
         )
@@ -53,10 +56,10 @@ def requests_of(trace: Trace, cluster: Cluster, seed: int, tiers: Sequence[str],
     ]
 
 
-def prefix_keys(trace: Trace) -> list[list[int]]:
+def prefix_keys(trace: Trace, outputs: bool = False) -> list[list[int]]:
     """Return for every request the keys of its first 1, 2, 4, ... trace blocks, as MODEL.md says."""
     found = []
-    for row, chain in enumerate(chains(trace, trace.block_tokens or 1)):
+    for row, chain in enumerate(chains(trace, trace.block_tokens or 1, outputs)[: len(trace)]):
         keys = [draws.mix(row + 2**62)] * 8
         for k in range(8 if chain else 0):
             depth = min(2**k, chain[-1].end_blocks)
