@@ -18,7 +18,7 @@ from tests.lives import case_of
 from tests.odd_life import registered
 from tests.scenarios import Scenario
 from tests.sessions import binned, engine_rows, finished, session_of, twin_run
-from tests.twin.lives import OF_AN_INSTANCE, OF_A_REQUEST
+from tests.twin.lives import OF_A_REQUEST, OF_AN_INSTANCE
 from tests.twin.model import FIELDS
 
 SEEDS, BATCH = 240, 60
