@@ -18,6 +18,8 @@ from replay.session import TIERED_SLOTS, Session, replay
 from tests import test_golden as golden
 from tests.conversations import case_of as outputs_case
 from tests.hierarchy_cases import CASES, Case, kv
+from tests.lives import case_of as lively_case
+from tests.odd_life import registered as registered_for_life
 from tests.odd_policies import registered
 from tests.scenarios import Scenario, scenario
 from tests.sessions import engine_run, finished, session_of
@@ -31,6 +33,7 @@ from tests.test_twin_hierarchy import case_of as tiered_case
 from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
+from tests.test_twin_lives import differences as lively_differences
 from tests.test_twin_stages import differences as staged_differences
 from traces.jit import INTERPRETED
 
@@ -39,6 +42,7 @@ TIERED_SEEDS, TIERED_REQUESTS = 80, 18
 FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
 OUTPUT_SEEDS, OUTPUT_REQUESTS = 16, 14
+LIVELY_SEEDS, LIVELY_REQUESTS = 60, 10
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -104,6 +108,12 @@ def test_stages(odd: None) -> None:
 def test_outputs(odd: None) -> None:
     for seed in range(OUTPUT_SEEDS):
         assert not differences(outputs_case(seed, OUTPUT_REQUESTS)), seed
+
+
+def test_lives() -> None:
+    with registered_for_life():
+        for seed in range(LIVELY_SEEDS):
+            assert not lively_differences(lively_case(seed, LIVELY_REQUESTS)), seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -26,8 +26,8 @@ ROLES = ("prefill", "mixed", "decode")
 SCALERS = ("fixed", "target_tracking", "schedule", "role_switch", "odd_scale")
 
 
-def random_plan(random: Random, cluster: Cluster, span_ps: int, node_instances: int) -> tuple[dict[str, Any], ...]:
-    """Draw failures of every kind: now and then several at once, pairs of one thing, one within another."""
+def random_plan(random: Random, cluster: Cluster, near_ps: list[int], node_instances: int) -> tuple[Any, ...]:
+    """Draw failures of every kind near some times: now and then several at once, of one thing, one within another."""
     count = len(cluster.instances)
     known = {"instance": count, "node": -(-count // node_instances), "link": count, "suspect": count, "control": 1}
     rows: list[dict[str, Any]] = []
@@ -37,22 +37,25 @@ def random_plan(random: Random, cluster: Cluster, span_ps: int, node_instances: 
     there = [kind for kind in FAILURES if known.get(kind, 0)]
     stores = [kind for kind in there if kind in ("node", "store", "shard")]
     kinds = random.choice([there, stores, ["instance"], ["instance", "node"], ["link", "instance"], ["control"]])
-    for _ in range(random.choice([0, 1, 2, 5, 12, 30])):
+    for _ in range(random.choice([0, 1, 2, 5, 12, 12, 30])):
         kind = random.choice(kinds)
         what = random.randrange(known[kind])
-        at_ps = random.choice([random.randint(1, span_ps), random.randint(1, max(1, span_ps // 8))])
+        at_ps = random.choice(near_ps) + random.choice([1, 20, 100, 300, random.randint(1, 2000), 8000])
         if rows and random.random() < 0.4:
             before = random.choice(rows)
             at_ps = round(before["at_s"] / PS) + random.choice([0, 0, 1, random.randint(0, 400)])
             what = before["what"] if before["kind"] == kind and random.random() < 0.5 else what
-        for_ps = random.choice([1, 60, 700, 5000, random.randint(1, span_ps)])
+        for_ps = random.choice([1, 60, 300, 700, 700, 5000])
         rows.append({"at_s": at_ps * PS, "for_s": for_ps * PS, "what": what, "kind": kind,
                      "speed": random.choice([0.0, 0.0, 0.1, 0.5, 1.0])})  # fmt: skip
     return tuple(rows)
 
 
-def random_life(random: Random, cluster: Cluster, span_ps: int) -> Life:
-    """Draw what a cluster's instances do: a few on at first, questions often, times as long as iterations or longer."""
+def random_life(random: Random, cluster: Cluster, arrivals_ps: list[int], least_ps: int) -> Life:
+    """Draw what a cluster's instances do: a few on at first, questions often, times as long as iterations or longer.
+
+    least_ps : between two questions
+    """
     pools = []
     for role in ROLES:
         most = sum(instance.role == role for instance in cluster.instances)
@@ -61,14 +64,18 @@ def random_life(random: Random, cluster: Cluster, span_ps: int) -> Life:
             pools.append(Pool(role, least, most, random.choice([most, most, random.randint(least, most)])))
     first = sum(pool.initial for pool in pools)
     node_instances = random.choice([1, 2, 2, 8])
-    failures = Failures(random_plan(random, cluster, span_ps, node_instances), {}, {}, None, 0.0)
+    interval_ps = max(least_ps, random.choice([100, 999, 6000])) if random.random() < 0.6 else 0
+    near_ps = arrivals_ps
+    if interval_ps and random.random() < 0.5:  # what questions begin is still under way
+        near_ps = [interval_ps * k for k in range(1, 12)]
+    failures = Failures(random_plan(random, cluster, near_ps, node_instances), {}, {}, None, 0.0)
     return Life(
         pools=tuple(pools),
-        interval_ps=max(span_ps // 300, random.choice([100, 999, 6000])) if random.random() < 0.6 else 0,
-        start_ps=random.choice([0, 1, 50, 800, 10_000]),
+        interval_ps=interval_ps,
+        start_ps=random.choice([0, 1, 800, 3000, interval_ps // 2, 2 * interval_ps]),
         budget=random.choice([0, 0, first, first + 1]),
         failures=failures,
-        detect_ps=random.choice([0, 1, 50, 900, 10_000]),
+        detect_ps=random.choice([0, 1, 50, 900, 4000]),
         replica_tokens=random.choice([0, 1, 4, 16, 50]),
         node_instances=node_instances,
     )
@@ -84,9 +91,9 @@ def lively(case: Scenario, random: Random, roles: Sequence[str] = ()) -> Scenari
         roles = random.choice(SHAPES)
         instances = [replace(random.choice(case.cluster.instances), role=role, home=None) for role in roles]
         cluster = replace(case.cluster, instances=tuple(instances), mixed_pool=False, migrate_ps=0)
-    last_ps = round(float(case.trace.column("arrival_s").max()) / PS)
-    span_ps = max(last_ps, random.choice([500, 5000, 50_000]))
-    cluster = replace(cluster, life=random_life(random, cluster, span_ps))
+    arrivals_ps = [round(float(arrival_s) / PS) for arrival_s in case.trace.column("arrival_s")]
+    least_ps = (arrivals_ps[-1] + 1000 * int(case.trace.column("output_tokens").sum())) // 60
+    cluster = replace(cluster, life=random_life(random, cluster, arrivals_ps, least_ps))
     names = {"recover": random.choice(["restart", "resume", "resume", "restore", "restore", "give_up", "odd_recover"]),
              "scale": random.choice(SCALERS)}  # fmt: skip
     chosen = {slot: choose(slot, name) for slot, name in names.items()}

@@ -20,7 +20,8 @@ from replay.engine.life_schema import (
 from replay.engine.life_timers import drop_all_but_questions, pop_life, push_life
 from replay.engine.lifecycle import count_away, is_empty, release_those, vanish
 from replay.engine.links import transfer_ps
-from replay.engine.losing import lose_waiting, turn_back
+from replay.engine.losing import turn_back
+from replay.engine.lost import lose_waiting
 from replay.engine.scaling import ask_pools, start_lacking
 from replay.engine.schema import FETCHING, HANDOFF, NONE
 

@@ -6,7 +6,7 @@ What routers take to be there lags behind: a failure is noticed after a time, a 
 from replay.engine.alive import is_offered, lacks_decodes, serves
 from replay.engine.jit import inlined, kernel
 from replay.engine.life_schema import DOWN, DRAINING, OFF, STARTING, UP
-from replay.engine.losing import append_again, wipe
+from replay.engine.lost import append_again, wipe
 from replay.engine.notes import note
 from replay.engine.schema import FETCHING, HANDOFF, LOG_DOWN, LOG_OFF, LOG_UP, NONE
 from replay.engine.tier_schema import COMES, GOES
