@@ -149,6 +149,8 @@ def check_times(state: State) -> None:
     """
     now_ps = int(state.cluster["now_ps"][0])
     moments = state.lives.moments[: int(state.lives.setting["moments"][0])]
+    in_order = int((np.diff(moments["time_ps"]) >= 0).sum())
+    _equal("changes in order of time", "all instances", in_order, max(0, len(moments) - 1))
     for i, life in enumerate(state.lives.life):
         own = moments[moments["instance"] == i]
         since, codes = [0, *own["time_ps"].tolist()], own["state"].tolist()

@@ -118,14 +118,14 @@ def failures_at(random: Random, kind: str, when: tuple[int, int, int]) -> list[F
     return plan
 
 
-def test_every_failure_at_every_moment() -> None:
-    """1,152 replays: six kinds of failure at eight moments, under four recover policies; all of these occurred."""
+def campaign(histories: int, each: int) -> tuple[Counter[tuple[str, str]], int, int]:
+    """Let each kind fail at each moment of so many histories; returns how often by (kind, moment), pairs, losses."""
     cells: Counter[tuple[str, str]] = Counter()
     pairs = lost = 0
-    for seed in range(HISTORIES):
+    for seed in range(histories):
         moments = moments_of(run(session_of(seed, [], "resume", events=True)))
         for moment in MOMENTS:
-            for k, kind in enumerate(KINDS * EACH):
+            for k, kind in enumerate(KINDS * each):
                 if not moments[moment]:
                     continue
                 random = Random(f"{seed} {moment} {kind} {k}")
@@ -134,6 +134,12 @@ def test_every_failure_at_every_moment() -> None:
                 cells[kind, moment] += 1
                 pairs += len(plan) > 1
                 lost += int(done.state.lives.setting["lost"][0])
+    return cells, pairs, lost
+
+
+def test_every_failure_at_every_moment() -> None:
+    """1,152 replays: six kinds of failure at eight moments, under four recover policies; all of these occurred."""
+    cells, pairs, lost = campaign(HISTORIES, EACH)
     assert sum(cells.values()) >= 1000 and len(cells) == len(KINDS) * len(MOMENTS), cells
     assert min(cells.values()) >= 5 and pairs > 300 and lost > 1000, (cells, pairs, lost)
 
