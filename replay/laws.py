@@ -3,6 +3,7 @@
 import numpy as np
 
 from replay.engine import schema
+from replay.engine.life_schema import DOWN, DRAINING, LIVES, OFF, STARTING, UP
 from replay.engine.schema import State
 from replay.errors import EngineError
 from replay.fabric import KINDS
@@ -20,6 +21,8 @@ def check(state: State, order: str = "") -> None:
         check_fabric(state)
     if state.cluster["staged"][0]:
         check_stages(state)
+    if state.cluster["lives"][0]:
+        check_lives(state)
     if order == "vtc":
         check_fairness(state)
     jobs, views, instances = state.jobs, state.views, state.instances
@@ -115,6 +118,51 @@ def check_stages(state: State) -> None:
             if abs(left - right) > 1e-6 * right + 1e-12:
                 raise EngineError(f"call-seconds must be the sum over calls, but {name} of {place} is {left:.9g} "
                                   f"instead of {right:.9g}: this is a bug.")
+
+
+def check_lives(state: State) -> None:
+    """Check that what was lost went on or was given up, that nothing of what is gone holds KV, and times by changes.
+
+    raises : EngineError as `check`
+    """
+    life, setting, losses = state.lives.life, state.lives.setting[0], state.lives.losses
+    stages, count, nobody = state.jobs["stage"], len(state.lives.life), "all instances, with no request on any,"
+    lost = int(setting["lost"])
+    _equal("requests lost", "all requests", int(losses["losses"].sum()), lost)
+    _equal("requests lost", "all instances", int(life["lost_requests"].sum()), lost)
+    _equal("requests that went on or were given up", "the cluster", int(setting["retries"] + setting["given_up"]), lost)
+    _equal("requests set aside", "the cluster", int(setting["aside"]), 0)
+    _equal("prefilled requests kept", "all instances", int(life["stranded"].sum()), 0)
+    if not np.isin(stages, (schema.WAITING, schema.FETCHING, schema.PREFILLING, schema.DECODING, schema.HANDOFF)).any():
+        held = state.instances["private_blocks"][:count] + state.instances["pinned_blocks"][:count]
+        _equal("KV blocks of requests", nobody, int(held.sum()), 0)
+        for name in ("waiting", "running", "waiting_tokens", "queued_tokens"):
+            _equal(f"{name} of views", nobody, int(state.views[name][:count].sum()), 0)
+        _equal("transfers on cards", nobody, int(state.instances["linked"][:count].sum()), 0)
+    check_times(state)
+
+
+def check_times(state: State) -> None:
+    """Check that the time paid, up and down of each instance is what its changes say, within the time replayed.
+
+    raises : EngineError as `check`
+    """
+    now_ps = int(state.cluster["now_ps"][0])
+    moments = state.lives.moments[: int(state.lives.setting["moments"][0])]
+    in_order = int((np.diff(moments["time_ps"]) >= 0).sum())
+    _equal("changes in order of time", "all instances", in_order, max(0, len(moments) - 1))
+    for i, life in enumerate(state.lives.life):
+        own = moments[moments["instance"] == i]
+        since, codes = [0, *own["time_ps"].tolist()], own["state"].tolist()
+        first = (OFF if codes[0] == STARTING else UP) if codes else int(life["state"])
+        spent = np.zeros(len(LIVES), np.int64)
+        for state_code, begin_ps, end_ps in zip([first, *codes], since, [*since[1:], now_ps], strict=True):
+            spent[state_code] += end_ps - begin_ps
+        elapsed_ps, doing = now_ps - int(life["since_ps"]), int(life["state"])
+        for name, counted in (("up", (UP, DRAINING)), ("down", (DOWN,)), ("paid", (UP, STARTING, DRAINING, DOWN))):
+            kept_ps = int(life[f"{name}_ps"]) + elapsed_ps * (doing in counted)
+            _equal(f"time {name} [ps]", f"instance {i}", kept_ps, int(spent[list(counted)].sum()))
+        _equal("time [ps]", f"all states of instance {i}", int(spent.sum()), now_ps)
 
 
 def check_hierarchy(state: State) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 
 from replay.engine.life_schema import LIVES, OFF
 from replay.life_misses import misses_while_starting
+from replay.metrics import ARRIVED, FINISHED
 
 if TYPE_CHECKING:
     from replay.metrics import Value
@@ -91,6 +92,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
 
     gpu_hours              : GPUs times the time that their instance was paid: all but OFF, start and repair included
     availability           : share of the time that instances were wanted in which they served
+    served_share           : share of arrived requests that finished; of each tier too
+    losses_of_a_failure_max : blast radius: requests lost by one failure, at the most
     misses_while_starting  : as `replay.life_misses` counts them
     cached_tokens_shrunk   : of cached_tokens_lost, those that went with instances switched off
     """
@@ -107,6 +110,7 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
         "instances_started": int(life["starts"].sum()),
         "instance_failures": int(life["crashes"].sum()),
         "availability": float(times["up_ps"].sum() / wanted_ps) if wanted_ps else None,
+        **served(requests),
         "lost_requests": int((losses["losses"] > 0).sum()),
         "losses": int(losses["losses"].sum()),
         "losses_of_a_failure_max": int(setting["most_lost"]),
@@ -118,6 +122,14 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
         "cached_tokens_shrunk": int(life["cached_shrunk_blocks"].sum()) * session.cluster.block_tokens,
         "misses_while_starting": misses_while_starting(session, requests),
     }
+
+
+def served(requests: pl.DataFrame) -> dict[str, "Value"]:
+    """Return the share of arrived requests that finished, of all and by tier; None where none arrived."""
+    share = (FINISHED & ARRIVED).sum() / ARRIVED.sum()
+    tiers = requests.group_by("tier", maintain_order=True).agg(share=share).iter_rows()
+    shares = {"served_share": requests.select(share).item(), **{f"{tier}.served_share": one for tier, one in tiers}}
+    return {name: one if one == one else None for name, one in shares.items()}
 
 
 def _mean(values: np.ndarray) -> float | None:

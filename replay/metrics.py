@@ -48,7 +48,7 @@ WANTED = (
     "hit_rate", "hit_rate_hbm", "hit_rate_dram", "hit_rate_disk", "slo_attainment", "weighted_attainment",
     "goodput_per_s", "output_tokens_per_s", "requests_per_s", "finished", "hidden_share", "handoff_hidden_share",
     "met", "rate_scale", "requests_per_s_per_gpu", "requests_per_usd", "loads_used", "revenue_usd", "margin_usd",
-    "margin", "margin_of_cost", "prediction_tau", "bisection_gb_per_s",
+    "margin", "margin_of_cost", "prediction_tau", "bisection_gb_per_s", "availability", "served_share",
 )  # fmt: skip
 
 

@@ -74,6 +74,19 @@ COMPARED_LIFE = (
     ("fail-\nures", "instance_failures", 1),
     ("lost", "lost_requests", 1),
 )
+# and where some fail
+COMPARED_FAILURES = (
+    ("avail-\nability", "availability", 1),
+    ("served\n%", "served_share", 100),
+    ("gold\n%", "gold.served_share", 100),
+    ("silver\n%", "silver.served_share", 100),
+    ("bronze\n%", "bronze.served_share", 100),
+    ("lost at\nonce", "losses_of_a_failure_max", 1),
+    ("recovery\ns", "recovery_s_mean", 1),
+    ("tokens\nrecomputed", "recomputed_tokens", 1),
+    ("tokens\nrestored", "restored_tokens", 1),
+    ("tokens\nagain", "regenerated_tokens", 1),
+)
 # and for runs with stages beside the transformer
 COMPARED_STAGES = (
     ("TTFT s\nmean", "ttft_s_mean", 1),
@@ -204,8 +217,11 @@ def life(summary: Mapping[str, Value]) -> list[RenderableType]:
         cached = float(summary["cached_tokens_lost"] or 0) - float(summary["cached_tokens_shrunk"] or 0)
         lines.append(f"{summary['instance_failures']:,} failures of instances, availability "
                      f"{number(summary['availability'])}; {summary['lost_requests']:,} requests lost, "
+                     f"at most {summary['losses_of_a_failure_max']:,} at once, "
                      f"{number(summary['recovery_s_mean'])} s until they were routed again, "
-                     f"{number(summary['recomputed_tokens'])} tokens computed again, {number(cached)} cached ones lost")
+                     f"{number(summary['recomputed_tokens'])} tokens computed again, "
+                     f"{number(summary['restored_tokens'])} restored, "
+                     f"{number(summary['regenerated_tokens'])} generated again, {number(cached)} cached ones lost")
     return ["", *lines]
 
 
@@ -251,6 +267,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     for key, more in optional.items():
         if any(row.get(key) is not None for row in rows):
             compared += tuple(column for column in more if column not in compared)
+    if any(row.get("instance_failures") for row in rows):
+        compared += tuple(column for column in COMPARED_FAILURES if any(column[1] in row for row in rows))
     for heading, *_ in compared:
         table.add_column(heading, justify="right", no_wrap=True)
     best = {key: _best([row.get(key) for row in rows], better(key)) for _, key, _ in compared}

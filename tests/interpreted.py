@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from replay.cluster import Cluster
 from replay.engine import schema
 from replay.errors import KvreplayError
+from replay.life import Failures, Life, Pool
 from replay.policy import NEVER, policy, registry
-from replay.session import TIERED_SLOTS, Session, replay
+from replay.session import LIFE_SLOTS, TIERED_SLOTS, Session, replay
 from tests import test_golden as golden
 from tests.conversations import case_of as outputs_case
 from tests.hierarchy_cases import CASES, Case, kv
@@ -25,6 +27,7 @@ from tests.scenarios import Scenario, scenario
 from tests.sessions import engine_run, finished, session_of
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
 from tests.staged import case_of as staged_case
+from tests.test_failures import campaign
 from tests.test_twin import differences
 from tests.test_twin_fabric import case_of as fabric_case
 from tests.test_twin_fabric import differences as fabric_differences
@@ -164,11 +167,21 @@ FAULTS = [
     ("migrate", lambda instances, now_ps: (0, len(instances)), schema.BAD_MIGRATE),
     ("migrate", lambda instances, now_ps: (-2, 0), schema.BAD_MIGRATE),
     ("migrate", lambda instances, now_ps: 1, None),
+    ("recover", lambda request, losses, now_ps: 4, schema.BAD_RECOVER),
+    ("recover", lambda request, losses, now_ps: 0.5, None),
+    ("scale", lambda pool, pools, now_ps: 0.5, None),
+]
+# the same where instance 1 of a prefill, a mixed and a decode one is not offered
+OFFERED_FAULTS = [
+    ("route", lambda request, instances, now_ps: 1, schema.BAD_ROUTE),
+    ("route", lambda request, instances, now_ps: (0, 1), schema.BAD_SOURCE),
+    ("decode", lambda request, instances, now_ps: 1, schema.BAD_DECODE),
 ]
 
 
 @pytest.mark.parametrize(("slot", "function", "fault"), FAULTS)
-def test_faults(slot: str, function: Callable[..., Any], fault: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults(slot: str, function: Callable[..., Any], fault: int | None, monkeypatch: pytest.MonkeyPatch,
+                cluster: Cluster | None = None) -> None:  # fmt: skip
     """A wrong answer stops the replay with its fault and a sentence that names policy and slot."""
     found: list[int] = []
     monkeypatch.setattr("replay.session.Session._fault", noting(found))
@@ -177,10 +190,22 @@ def test_faults(slot: str, function: Callable[..., Any], fault: int | None, monk
     try:
         with pytest.raises(KvreplayError, match=slot):
             where = replace(SPLIT, migrate_ps=1000) if slot == "migrate" else TIERED if slot in TIERED_SLOTS else SPLIT
+            where = cluster or (replace(SPLIT, life=LIVELY) if slot in LIFE_SLOTS else where)
             replay(TRACE, where, small_policies(**{slot: "wrong"}))
     finally:
         registry()[slot].pop("wrong")
     assert found == ([] if fault is None else [fault])
+
+
+@pytest.mark.parametrize(("slot", "function", "fault"), OFFERED_FAULTS)
+def test_faults_about_what_is_offered(slot: str, function: Callable[..., Any], fault: int,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    test_faults(slot, function, fault, monkeypatch, replace(SPLIT, life=LIVELY))
+
+
+def test_a_campaign_of_failures() -> None:
+    with registered_for_life():
+        campaign(1, 1)
 
 
 def noting(found: list[int]) -> Callable[[Any], Exception]:
@@ -203,5 +228,9 @@ def test_time_beyond_the_range_is_a_sentence(limits: dict[str, int]) -> None:
 
 TRACE = small_trace([(row * 50, 8, 3) for row in range(12)], [[row % 3, 10 + row % 3] for row in range(12)])
 PROFILE = small_profile(iteration_ps=100, prefill_token_ps=10)
+SUSPECT = Failures(({"at_s": 1e-12, "for_s": 1.0, "kind": "suspect", "what": 1},
+                    {"at_s": 200e-12, "for_s": 1e-9, "kind": "instance", "what": 0}), {}, {}, None, 0.0)  # fmt: skip
+POOLS = tuple(Pool(role, 1, 1, 1) for role in ("prefill", "mixed", "decode"))
+LIVELY = Life(POOLS, 1000, 0, 0, SUSPECT, 0, 0, 1)
 SPLIT = small_cluster([small_instance(role, PROFILE, kv_blocks=6) for role in ("prefill", "mixed", "decode")])
 TIERED = replace(SPLIT, kv=kv())

@@ -39,7 +39,7 @@ def test_the_suite_passes_interpreted(tmp_path: Path) -> None:
     if subprocess.run([*coverage, "--version"], capture_output=True).returncode:
         pytest.skip("coverage is not installed: pip install 'kvreplay[test]'")
     options = ["--branch", "--source=replay/engine,policies", f"--data-file={data}"]
-    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py", "tests/test_scaling.py"]
+    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py", "tests/test_lives_by_hand.py"]
     suite = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(

@@ -3,7 +3,7 @@
 import re
 
 from replay.metrics import WANTED, better
-from replay.table import COMPARED, COMPARED_FABRIC, COMPARED_LIFE, COMPARED_TIERS
+from replay.table import COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
 
 STATISTIC = re.compile(r"_(mean|max|p\d+)$")
 LOWERED = ("rejected", "failed", "unfinished", "preemptions", "usd_per_hour", "cost_usd", "queue_s", "max_itl_s",
@@ -14,7 +14,7 @@ def _stem(name: str) -> str:
     return STATISTIC.sub("", name)
 
 
-SHOWN = (*COMPARED, *COMPARED_TIERS, *COMPARED_FABRIC, *COMPARED_LIFE)
+SHOWN = (*COMPARED, *COMPARED_TIERS, *COMPARED_FABRIC, *COMPARED_LIFE, *COMPARED_FAILURES)
 JUDGED = {_stem(key) for _, key, _ in SHOWN} | {*WANTED, *LOWERED}
 
 

@@ -11,7 +11,7 @@ from replay.report.folders import Run, Sweep
 from replay.report.looks import ALL, Looks
 from replay.report.parts import Column, Figure, Folded, Section, Table
 from replay.report.style import PALE, Panels, finish, floats, log_axis, plain, plotly
-from replay.table import COLUMNS, COMPARED, COMPARED_FABRIC, COMPARED_LIFE, COMPARED_TIERS
+from replay.table import COLUMNS, COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
 
 LATENCIES = {"ttft_s": "TTFT (s)", "tpot_s": "TPOT (ms)", "e2e_s": "E2E (s)", "queue_s": "queue time (s)"}
 FACTORS = {"tpot_s": 1e3}
@@ -126,6 +126,7 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     tables += [COMPARED_TIERS] if any(row.get("hit_rate_hbm") is not None for row in rows) else []
     tables += [COMPARED_FABRIC] if any(row.get("fabric_ports") is not None for row in rows) else []
     tables += [COMPARED_LIFE] if any(row.get("gpu_hours") is not None for row in rows) else []
+    tables += [COMPARED_FAILURES] if any(row.get("instance_failures") for row in rows) else []
     seen = {column[1]: column for table in tables for column in table}
     columns = [*_headed(list(seen.values())), *(Column(key, name) for key, name in COSTS if key not in seen)]
     return [column for column in columns if any(row.get(column.key) is not None for row in rows)]
