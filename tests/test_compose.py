@@ -23,7 +23,7 @@ from replay.study.tune import planned
 from traces.synthetic import from_config
 
 GROUPS = ("cluster", "experiment", "fabric", "failures", "hardware", "kv", "model", "predictor", "prices", "scale",
-          "slo", "stages", "study", "trace")
+          "slo", "speculation", "stages", "study", "trace")
 MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])

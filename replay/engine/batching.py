@@ -46,8 +46,9 @@ def demand(state, i, r):
     block_tokens = state.views[i].block_tokens
     context = request.prompt_tokens + request.generated_tokens
     if job.prefill_left == 0:  # handed off: all but the last token's KV is here
-        grows = 1 if (context - 1) % block_tokens == 0 else 0
-        return blocks_for(context - 1, block_tokens), 0, NONE, 0, 0, grows
+        need = blocks_for(context - 1, block_tokens)
+        grows = blocks_for(context + state.cluster[0].draft_tokens, block_tokens) - need
+        return need, 0, NONE, 0, 0, grows
     node, resident, cached = NONE, 0, 0
     if state.cluster[0].cache and state.views[i].role != DECODE and job.leaf >= 0:
         node, resident = visible(state, job.leaf, i)

@@ -78,7 +78,7 @@ def begin_move(state, i, j):
     r = choose_mover(state, i)
     if r < 0:
         return
-    most = state.requests[r].prompt_tokens + state.jobs[r].output_tokens - 1
+    most = state.requests[r].prompt_tokens + state.jobs[r].output_tokens - 1 + state.cluster[0].draft_tokens
     if blocks_for(most, state.views[j].block_tokens) > state.views[j].total_blocks:
         return
     move.request = r

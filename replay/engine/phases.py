@@ -7,6 +7,7 @@ moves the start of the phase forward; the rest of the phase is unchanged: settli
 import numpy as np
 
 from replay.engine.accounts import charge_decodes
+from replay.engine.drafting_schema import OP_JOIN, OP_LEAVE
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import take_private
 from replay.engine.schema import (
@@ -17,6 +18,7 @@ from replay.engine.schema import (
     NONE,
     RUNNING,
 )
+from replay.engine.state import address_of
 from replay.engine.timing import leap_count, leap_ps
 from replay.engine.tree import set_event
 
@@ -261,8 +263,10 @@ def join_decode(state, i, r):
     due = due_at(state, r, finish_at)
     if slot == 0 or due < instance.next_finish:
         instance.next_finish = due
-    residue = (instance.residue + 1 - context) % state.growth.shape[1]
-    state.growth[i, residue] += 1
+    if state.cluster[0].draft_tokens > 0:
+        state.policies.drafting(address_of(state), OP_JOIN, r, i)
+    else:
+        state.growth[i, (instance.residue + 1 - context) % state.growth.shape[1]] += 1
     state.tiers[i, request.tier] += 1
     instance.kv_tokens += context
     view.decoding += 1
@@ -280,8 +284,12 @@ def leave_decode(state, i, slot):
     job = state.jobs[r]
     generated = generated_now(state, i, slot)
     context = request.prompt_tokens + generated
-    residue = (instance.residue + 1 - context) % state.growth.shape[1]
-    state.growth[i, residue] -= 1
+    request.generated_tokens = generated
+    if state.cluster[0].draft_tokens > 0:
+        blocks = state.policies.drafting(address_of(state), OP_LEAVE, r, i)
+    else:
+        blocks = blocks_for(context - 1, view.block_tokens)
+        state.growth[i, (instance.residue + 1 - context) % state.growth.shape[1]] -= 1
     state.tiers[i, request.tier] -= 1
     instance.kv_tokens -= context
     if state.batch[i, LAST_TOKEN, slot] >= 0:
@@ -289,8 +297,7 @@ def leave_decode(state, i, slot):
     else:
         job.last_token_ps = instance.last_decode_ps
     job.max_itl_ps = state.batch[i, MAX_GAP, slot]
-    request.generated_tokens = generated
-    job.private_blocks = blocks_for(context - 1, view.block_tokens) - job.pinned_blocks
+    job.private_blocks = blocks - job.pinned_blocks
     last = view.decoding - 1
     if slot != last:
         for column in range(4):

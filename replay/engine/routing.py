@@ -275,9 +275,10 @@ def dispatch(state, policies, r, i, source):
     """Send request r to instance i, fetching its prefix from `source` first if that holds more. Modified in place."""
     view = state.views[i]
     job = state.jobs[r]
-    context = state.requests[r].prompt_tokens + state.requests[r].generated_tokens  # it may have been elsewhere before
+    request = state.requests[r]
+    context = request.prompt_tokens + request.generated_tokens  # it may have been elsewhere before
     leaves = view.role == PREFILL or state.cluster[0].pooled
-    last = context if leaves else state.requests[r].prompt_tokens + job.output_tokens - 1
+    last = context if leaves else request.prompt_tokens + job.output_tokens - 1 + state.cluster[0].draft_tokens
     if blocks_for(last, view.block_tokens) > view.total_blocks:
         note(state, LOG_FAIL, r, i, 0)
         end_unserved(state, r, FAILED)

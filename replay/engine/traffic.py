@@ -49,7 +49,8 @@ def choose_target(state, policies, i, r):
     j = cluster.first_decode + chosen
     view = state.views[j]
     job.decode_instance = j
-    if blocks_for(request.prompt_tokens + job.output_tokens - 1, view.block_tokens) > view.total_blocks:
+    last = request.prompt_tokens + job.output_tokens - 1 + cluster.draft_tokens
+    if blocks_for(last, view.block_tokens) > view.total_blocks:
         return False
     if j == i:
         return True
