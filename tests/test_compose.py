@@ -130,6 +130,17 @@ def test_stages_build_a_session(name: str) -> None:
     assert len(session.state.pipeline.stations) == max(1, len(found.stages)) == max(1, len(config["stages"]) - 1)
 
 
+@pytest.mark.parametrize("name", names("speculation"))
+def test_speculation_builds_a_session(name: str) -> None:
+    """Each drafts as many tokens as its file says; all but one are switched on."""
+    config = composed(f"speculation={name}", "trace.requests=20", "cluster=pd_1p1d")
+    trace = from_config(config["trace"], 0)
+    found = build_cluster(config, trace.block_tokens)
+    assert (found.speculation is None) == (name == "none") and config["speculation"]["name"] == name
+    session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
+    assert int(session.state.cluster["draft_tokens"][0]) == config["speculation"]["draft_tokens"]
+
+
 @cache
 def built(hardware: str, model: str) -> Cluster | str:
     """Build one instance of a pair of files; returns the sentence if it is refused."""
