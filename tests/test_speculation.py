@@ -13,6 +13,7 @@ from replay.hardware.conf import load, names
 from replay.result import Result
 from replay.session import Session
 from replay.speculation import KEYS, Speculation, build_speculation
+from replay.table import speculation as said
 from tests.refusals import refused
 from tests.small import small_cluster, small_instance, small_policies, small_profile, small_trace
 
@@ -59,6 +60,8 @@ def test_accepted_tokens_come_with_their_iterations() -> None:
     assert found.summary["itl_s_mean"] == pytest.approx(25 * PS) and found.summary["itl_s_p50"] == 0.0
     names_of = ("tokens_per_iteration", "accepted_per_iteration", "acceptance_rate", "draft_tokens")
     assert [found.summary[name] for name in (*names_of, "wasted_draft_tokens")] == [4.0, 3.0, 1.0, 6, 0]
+    assert said(found.summary)[1] == "4.000 tokens a request and iteration: of 6 drafted tokens 100 % accepted, 0 wasted"
+    assert said(finished([(0, 4, 1)], on(drafts(1.0))).result().summary) == said({}) == []
 
 
 def test_no_more_than_the_output_is_kept() -> None:

@@ -16,7 +16,7 @@ from replay.engine.kvcache import (
 )
 from replay.engine.notes import fault, note
 from replay.engine.observing import show_pace
-from replay.engine.phases import blocks_for, change_count, growth_now, join_decode
+from replay.engine.phases import change_count, growth_now, join_decode
 from replay.engine.preemption import head_preempts, make_room, preempt, spare
 from replay.engine.queues import append_prefill, pop
 from replay.engine.schema import (
@@ -27,6 +27,7 @@ from replay.engine.schema import (
     NONE,
     PREFILLING,
 )
+from replay.engine.slots import blocks_for
 from replay.engine.stalls import begin_stall, counted_blocks, credit_tiers, may_load
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_CONCLUDE

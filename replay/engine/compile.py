@@ -15,7 +15,7 @@ from replay.engine.state import policies_at, state_at, state_from, table
 from traces.jit import FOLDER, INTERPRETED, entry
 
 USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a machine like that of the README's figures
-USUAL_STAGES_SECONDS = 4
+USUAL_STAGES_SECONDS, USUAL_DRAFTING_SECONDS = 4, 3
 
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it

@@ -8,8 +8,8 @@ from replay.engine.accounts import charge_output
 from replay.engine.drafting_schema import OP_COST, OP_JOIN, OP_LEAVE, STREAM
 from replay.engine.draws import uniform
 from replay.engine.jit import inlined, kernel
-from replay.engine.phases import blocks_for, due_at, generated_now
 from replay.engine.schema import FINISH_AT, NEVER_PS, RUNNING
+from replay.engine.slots import blocks_for, due_at, generated_now
 from replay.engine.timing import iteration_cost, segment_at
 
 

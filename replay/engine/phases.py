@@ -18,6 +18,7 @@ from replay.engine.schema import (
     NONE,
     RUNNING,
 )
+from replay.engine.slots import blocks_for, due_at, generated_now
 from replay.engine.state import address_of
 from replay.engine.timing import leap_count, leap_ps
 from replay.engine.tree import set_event
@@ -57,13 +58,6 @@ def count_gaps(state, i, base_ps, growth_ps, count):
             if requests > 0:
                 histogram[tier, where] += requests * run
         done += run
-
-
-@inlined
-def generated_now(state, i, slot):
-    """Return the output tokens that the request in a slot of instance i has, as far as the instance is settled."""
-    left = state.batch[i, FINISH_AT, slot] - state.instances[i].iteration
-    return state.jobs[state.batch[i, RUNNING, slot]].output_tokens - left
 
 
 @kernel
@@ -216,12 +210,6 @@ def cut(state, i):
 
 
 @inlined
-def blocks_for(tokens, block_tokens):
-    """Return the KV blocks that hold so many tokens."""
-    return (tokens + block_tokens - 1) // block_tokens
-
-
-@inlined
 def change_count(state, i):
     """Add the time since the last change to the instance's request-seconds, before `waiting` or `running` changes."""
     instance = state.instances[i]
@@ -231,14 +219,6 @@ def change_count(state, i):
     instance.waiting_area += elapsed_s * view.waiting
     instance.running_area += elapsed_s * view.running
     instance.changed_ps = now_ps
-
-
-@inlined
-def due_at(state, r, finish_at):
-    """Return the iteration after which decoding request r is looked at: its last, or when a segment of it is full."""
-    if not state.cluster[0].staged:
-        return finish_at
-    return finish_at - max(0, state.jobs[r].output_tokens - state.pipeline.journeys[r].next_tokens)
 
 
 @inlined

@@ -16,7 +16,7 @@ from replay.engine.life_schema import OP_AWAIT, OP_RESTORE
 from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
-from replay.engine.phases import blocks_for, change_count, settle
+from replay.engine.phases import change_count, settle
 from replay.engine.queues import pop, push
 from replay.engine.schema import (
     ADMIT,
@@ -37,6 +37,7 @@ from replay.engine.schema import (
     ROUTE,
     STAGED,
 )
+from replay.engine.slots import blocks_for
 from replay.engine.stage_schema import OP_ADMITTED, OP_ENTER
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (

@@ -6,8 +6,9 @@ from replay.engine.fabric_schema import EXCHANGE, HANDOFF_KIND, LAYERWISE, OP_BE
 from replay.engine.jit import inlined, kernel
 from replay.engine.notes import fault
 from replay.engine.observing import show_counts, tell_own
-from replay.engine.phases import blocks_for, change_count
+from replay.engine.phases import change_count
 from replay.engine.schema import BAD_DECODE, DECODE_ROUTE, NEVER_PS, PREFILL
+from replay.engine.slots import blocks_for
 from replay.engine.state import address_of
 from replay.engine.tree import set_event
 
