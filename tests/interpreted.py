@@ -40,7 +40,7 @@ SEEDS, SLICED_SEEDS, MOST_REQUESTS = 100, 10, 24
 TIERED_SEEDS, TIERED_REQUESTS = 80, 18
 FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
-DRAFTED_SEEDS, DRAFTED_REQUESTS = 30, 12
+DRAFTED_SEEDS, DRAFTED_REQUESTS = 20, 10
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -109,11 +109,10 @@ def test_speculation(odd: None) -> None:
 
 
 def test_speculation_in_slices_and_steps(odd: None) -> None:
-    for seed in range(DRAFTED_SEEDS, DRAFTED_SEEDS + SLICED_SEEDS):
+    for seed in range(DRAFTED_SEEDS, DRAFTED_SEEDS + SLICED_SEEDS // 2):
         case = drafted_case(seed, DRAFTED_REQUESTS)
         whole = drafted_traces_of(finished(session_of(case, events=True)))
-        assert drafted_traces_of(finished(session_of(case), 1)) == whole, seed
-        assert drafted_traces_of(finished(session_of(case, leap=False))) == whole, seed
+        assert drafted_traces_of(finished(session_of(case, leap=False), 1)) == whole, seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

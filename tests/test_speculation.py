@@ -132,6 +132,16 @@ def test_draws_are_a_requests_own() -> None:
     assert found != drawn(on(half, **roomy), seed=1) and len(set(found)) > 3
 
 
+def test_tenants_are_charged_every_token() -> None:
+    """Those of one iteration too, on the instance and in the cluster."""
+    trace = small_trace([(row * 70, 5, 10 + row) for row in range(8)], tenant=["a", "b"] * 4)
+    session = Session(trace, on(drafts(0.9, 0.9)), small_policies(order="vtc"), slo="none")
+    while not session.advance(1000):
+        pass
+    charged = session.state.asking.accounts["output_tokens"].tolist()
+    assert charged == [[0, sum(range(10, 18, 2)), sum(range(11, 18, 2))]] * 2
+
+
 def test_failures_and_slices_change_no_law() -> None:
     """Instances that fail in the middle of an iteration give back the blocks ahead too."""
     plan = [{"at_s": at_s, "kind": "instance", "what": k % 2, "for_s": 0.3} for k, at_s in enumerate((0.5, 1.1, 1.9))]
