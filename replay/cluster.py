@@ -16,6 +16,7 @@ from replay.kv import Kv
 from replay.kv_config import build_kv
 from replay.life import Life
 from replay.life_config import build_life
+from replay.speculation import Speculation, build_speculation
 from replay.stages import Stage
 from replay.stages_config import build_stages
 
@@ -57,6 +58,7 @@ class Cluster:
     migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
     cache_outputs : what a request generated on an instance that caches prompts is found there too
     stages        : what requests pass beside the transformer, each behind those that it needs
+    speculation   : what decoding requests propose beyond the next token; None for nothing
     """
 
     name: str
@@ -75,6 +77,7 @@ class Cluster:
     life: Life | None = None
     stages: tuple[Stage, ...] = ()
     cache_outputs: bool = False
+    speculation: Speculation | None = None
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -83,8 +86,8 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
-                      kv, fabric, stages, scale and failures a name of their group, a whole node, or changes to a named
-                      one: {"base": "dram", "dram_gib": 64};
+                      kv, fabric, stages, speculation, scale and failures a name of their group, a whole node, or
+                      changes to a named one: {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
     raises          : ConfigError as `build_cluster`
@@ -94,6 +97,7 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
               "kv": node("kv", overrides.pop("kv", "none")),
               "fabric": node("fabric", overrides.pop("fabric", "none")),
               "stages": node("stages", overrides.pop("stages", "none")),
+              "speculation": node("speculation", overrides.pop("speculation", "none")),
               "scale": node("scale", overrides.pop("scale", "none")),
               "failures": node("failures", overrides.pop("failures", "none"))}
     for key, value in overrides.items():
@@ -152,6 +156,7 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         life=_life(config, instances, settings, {"fabric": fabric, "kv": kv, "stages": stages}),
         stages=stages,
         cache_outputs=_cache_outputs(settings, kv),
+        speculation=build_speculation(config.get("speculation")),
     )
 
 

@@ -74,6 +74,12 @@ COMPARED_LIFE = (
     ("fail-\nures", "instance_failures", 1),
     ("lost", "lost_requests", 1),
 )
+# and for runs with speculative decoding
+COMPARED_SPECULATION = (
+    ("TPOT ms\nmean", "tpot_s_mean", 1e3),
+    ("tokens an\niteration", "tokens_per_iteration", 1),
+    ("drafts\naccepted", "acceptance_rate", 1),
+)
 # and for runs with stages beside the transformer
 COMPARED_STAGES = (
     ("TTFT s\nmean", "ttft_s_mean", 1),
@@ -226,6 +232,15 @@ def stages(summary: Mapping[str, Value]) -> list[RenderableType]:
     return [*lines, f"the decoder binds {number(summary[decoder], 100)} % and {first} %"]
 
 
+def speculation(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what came of drafted tokens; nothing without any."""
+    if not summary.get("draft_tokens"):
+        return []
+    return ["", f"{number(summary['tokens_per_iteration'])} tokens a request and iteration: of "
+                f"{summary['draft_tokens']:,} drafted tokens {number(summary['acceptance_rate'], 100)} % accepted, "
+                f"{summary['wasted_draft_tokens']:,} wasted"]
+
+
 def totals(summary: Mapping[str, Value]) -> str:
     """Say in one line what became of the requests and how fast the replay was."""
     counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]
@@ -247,7 +262,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
     compared: tuple[tuple[str, str, float], ...] = COMPARED
     optional = {"hit_rate_hbm": COMPARED_TIERS, "fabric_ports": COMPARED_FABRIC,
-                "stage.decoder.binds_share": COMPARED_STAGES, "gpu_hours": COMPARED_LIFE}
+                "stage.decoder.binds_share": COMPARED_STAGES, "gpu_hours": COMPARED_LIFE,
+                "draft_tokens": COMPARED_SPECULATION}
     for key, more in optional.items():
         if any(row.get(key) is not None for row in rows):
             compared += tuple(column for column in more if column not in compared)

@@ -17,6 +17,7 @@ from replay.policy import NEVER, policy, registry
 from replay.session import TIERED_SLOTS, Session, replay
 from tests import test_golden as golden
 from tests.conversations import case_of as outputs_case
+from tests.drafted import case_of as drafted_case
 from tests.hierarchy_cases import CASES, Case, kv
 from tests.odd_policies import registered
 from tests.scenarios import Scenario, scenario
@@ -31,6 +32,8 @@ from tests.test_twin_hierarchy import case_of as tiered_case
 from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
+from tests.test_twin_speculation import differences as drafted_differences
+from tests.test_twin_speculation import traces_of as drafted_traces_of
 from tests.test_twin_stages import differences as staged_differences
 from traces.jit import INTERPRETED
 
@@ -39,6 +42,7 @@ TIERED_SEEDS, TIERED_REQUESTS = 80, 18
 FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
 OUTPUT_SEEDS, OUTPUT_REQUESTS = 16, 14
+DRAFTED_SEEDS, DRAFTED_REQUESTS = 20, 10
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -104,6 +108,18 @@ def test_stages(odd: None) -> None:
 def test_outputs(odd: None) -> None:
     for seed in range(OUTPUT_SEEDS):
         assert not differences(outputs_case(seed, OUTPUT_REQUESTS)), seed
+
+
+def test_speculation(odd: None) -> None:
+    for seed in range(DRAFTED_SEEDS):
+        assert not drafted_differences(drafted_case(seed, DRAFTED_REQUESTS)), seed
+
+
+def test_speculation_in_slices_and_steps(odd: None) -> None:
+    for seed in range(DRAFTED_SEEDS, DRAFTED_SEEDS + SLICED_SEEDS // 2):
+        case = drafted_case(seed, DRAFTED_REQUESTS)
+        whole = drafted_traces_of(finished(session_of(case, events=True)))
+        assert drafted_traces_of(finished(session_of(case, leap=False), 1)) == whole, seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -17,7 +17,7 @@ from replay.engine.kvcache import (
 from replay.engine.notes import fault, note
 from replay.engine.observing import show_pace
 from replay.engine.outputs import leaf_of, own_part
-from replay.engine.phases import blocks_for, change_count, growth_now, join_decode
+from replay.engine.phases import change_count, growth_now, join_decode
 from replay.engine.preemption import head_preempts, make_room, preempt, spare
 from replay.engine.queues import append_prefill, pop
 from replay.engine.schema import (
@@ -28,6 +28,7 @@ from replay.engine.schema import (
     NONE,
     PREFILLING,
 )
+from replay.engine.slots import blocks_for
 from replay.engine.stalls import begin_stall, counted_blocks, credit_tiers, may_load
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_CONCLUDE
@@ -47,8 +48,9 @@ def demand(state, i, r):
     block_tokens = state.views[i].block_tokens
     context = request.prompt_tokens + request.generated_tokens
     if job.prefill_left == 0:  # handed off: all but the last token's KV is here
-        grows = 1 if (context - 1) % block_tokens == 0 else 0
-        return blocks_for(context - 1, block_tokens), 0, NONE, 0, 0, grows
+        need = blocks_for(context - 1, block_tokens)
+        grows = blocks_for(context + state.cluster[0].draft_tokens, block_tokens) - need
+        return need, 0, NONE, 0, 0, grows
     node, resident, cached = NONE, 0, 0
     leaf = leaf_of(state, r)
     if state.cluster[0].cache and state.views[i].role != DECODE and leaf >= 0:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from replay.engine.drafting_schema import OP_COST
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import take_private
 from replay.engine.notes import fault
@@ -9,6 +10,7 @@ from replay.engine.phases import growth_need, growth_now
 from replay.engine.preemption import head_preempts
 from replay.engine.schema import MAX_LEAP, MAX_TIME_PS, NEVER_PS, TIME_RANGE
 from replay.engine.stalls import stalled_ps
+from replay.engine.state import address_of
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.tree import set_event
 
@@ -65,11 +67,14 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     decoding = view.decoding if decodes else 0
     kv_tokens = instance.kv_tokens if decodes else 0
     base_ps, growth_ps, straight = iteration_cost(state.cost, instance.profile, given, decoding, kv_tokens, squares)
+    drafts = decodes and state.cluster[0].draft_tokens > 0
+    if drafts:
+        base_ps += state.policies.drafting(address_of(state), OP_COST, given, i)
     base_ps = max(base_ps, 1)
     if instance.stall_ps > 0:
         base_ps = stalled_ps(state, i, base_ps)
     count = 1
-    if given == 0 and state.cluster[0].leap and not restless(state, i, pressed):
+    if given == 0 and state.cluster[0].leap and not drafts and not restless(state, i, pressed):
         count = leap_length(state, i, straight, base_ps, growth_ps)
     instance.start_ps = now_ps
     instance.base_ps = base_ps

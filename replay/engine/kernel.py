@@ -4,6 +4,7 @@ from replay.engine.accounts import charge_output, note_output
 from replay.engine.ahead import bring_arrivals
 from replay.engine.alive import note_finish, note_first_token
 from replay.engine.batching import schedule
+from replay.engine.drafting_schema import OP_VERIFIED
 from replay.engine.ending import conclude
 from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
 from replay.engine.handoff import deliver, handoff
@@ -173,6 +174,8 @@ def end_iteration(state, policies, i):
     instance = state.instances[i]
     settle_iterations(state, i, instance.left)
     instance.left = -1
+    if instance.decodes and state.cluster[0].draft_tokens > 0:
+        state.policies.drafting(address_of(state), OP_VERIFIED, 0, i)
     gone = 0
     if instance.decodes and instance.iteration >= instance.next_finish:
         if state.cluster[0].staged:

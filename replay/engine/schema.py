@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from replay.engine.cache_schema import Cache, Cost
+from replay.engine.drafting_schema import Drafting
 from replay.engine.fabric_schema import Wires
 from replay.engine.life_schema import Lives
 from replay.engine.request_schema import Asking
@@ -241,6 +242,7 @@ CLUSTER = np.dtype([
     ("lives", "i1"),                        # instances start, drain, fail: see life
     ("away", "i4"), ("draining", "i4"),     # instances that routers do not take to be there; that drain
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
+    ("draft_tokens", "i4"),                 # that each decoding request proposes in an iteration, 0 for none
 ], align=True)
 
 # what a fetch policy may know of a load
@@ -280,6 +282,7 @@ class Policies(NamedTuple):
     learning: Any
     life: Any
     stages: Any
+    drafting: Any
 
 
 class State(NamedTuple):
@@ -308,4 +311,5 @@ class State(NamedTuple):
     asking: Asking
     lives: Lives
     pipeline: Pipeline
+    speculation: Drafting
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

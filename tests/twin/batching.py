@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.twin.chains import end_of
 from tests.twin.links import hand_off
 from tests.twin.movement import admitted
-from tests.twin.plain import Request, Server
+from tests.twin.plain import Request, Server, ceil_div
 from tests.twin.traffic import send_rest, sends_parts, start_traffic
 
 if TYPE_CHECKING:
@@ -154,10 +154,11 @@ def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
         server.end_ps = None
         return
     server.decodes_run = list(server.decoding) if decode or tokens == 0 else []
-    growing = [request for request in server.decodes_run if (request.context - 1) % server.block_tokens == 0]
-    server.blocks.take(len(growing))
-    for request in growing:
-        request.private_blocks += 1
+    growing = [(request, server.grows(request)) for request in server.decodes_run]
+    server.blocks.take(sum(blocks for _, blocks in growing))
+    for request, blocks in growing:
+        request.private_blocks += blocks
+        request.reserved_blocks = ceil_div(request.context + server.draft_tokens, server.block_tokens)
     quadratic = sum(end * end - start * start for start, end in chunks)
     context = sum(request.context for request in server.decodes_run)
     cost_ps = server.cost_ps(tokens, len(server.decodes_run), context, quadratic)
@@ -187,6 +188,9 @@ def end_iteration_tokens(twin: Twin, server: Server) -> bool:
     ran, server.decodes_run = server.decodes_run, []
     for request in ran:
         twin.token(request, server)
+        for _ in range(min(server.accepts(request), request.output_tokens - request.generated)):
+            twin.token(request, server)
+            request.accepted_tokens += 1
     for request in sorted(ran, key=lambda request: request.row) if twin.stages is not None else []:
         twin.stages.got_token(request)
     done = sorted((request for request in ran if request.generated == request.output_tokens), key=lambda r: r.row)

@@ -64,7 +64,7 @@ class Twin:
         unit_tokens = kv.unit_tokens if kv else 0
         self.block_tokens = cluster.block_tokens
         self.servers = [
-            Server(index, instance, rules, self.clock, cluster.prefix_cache, unit_tokens)
+            Server(index, instance, rules, self.clock, cluster.prefix_cache, unit_tokens, cluster.speculation)
             for index, instance in enumerate(cluster.instances)
         ]
         self.prefillers = [server for server in self.servers if server.role != "decode"]
@@ -255,7 +255,8 @@ class Twin:
 
     def dispatch(self, request: Request, server: Server, source: Server | None) -> None:
         """Send a request to an instance, its prefix ahead of it if the router asked for that."""
-        most = request.prompt_tokens + (request.output_tokens - 1 if server.role == "mixed" and not self.pooled else 0)
+        decodes = server.role == "mixed" and not self.pooled
+        most = request.prompt_tokens + (request.output_tokens - 1 + server.draft_tokens if decodes else 0)
         if ceil_div(most, server.block_tokens) > server.blocks.total_blocks:
             self.end(request, "failed")
             return
@@ -306,7 +307,7 @@ class Twin:
         server.blocks.release(request.context_chain, request.held_runs)
         request.held_runs = request.blocks_reused = 0
         server.blocks.give_back(request.private_blocks)
-        request.private_blocks = 0
+        request.private_blocks = request.reserved_blocks = 0
 
     # iterations
 
@@ -396,6 +397,7 @@ class Twin:
             "generated_tokens": [row.generated for row in rows],
             "gaps": [sorted(gaps) for gaps in self.gaps],
             "events": [self.events],
+            "drafts": [(row.verifications, row.accepted_tokens) for row in rows],
             "stores": self.hierarchy.results() if self.hierarchy else {},
             "network": self.network.results() if self.network else {},
             "stages": self.stages.results() if self.stages else {},
