@@ -17,6 +17,7 @@ from scipy.optimize import lsq_linear
 
 from replay.errors import ConfigError
 from replay.fidelity.asked import Asked
+from replay.fidelity.experts import ALONE, Spread, exchange_us, experts_us, interpolated
 from replay.hardware.model import Model, model_of
 from replay.hardware.profile import Profile, table
 
@@ -73,7 +74,7 @@ def build(folder: str | Path, asked: Asked) -> Profile:
     """
     model = model_of(asked.model_node())
     name = f"{asked.gpu or Path(folder).parts[-5]}_{model.name}"
-    profile = profile_of(read(Path(folder)), model, asked.host_s or 0.0, asked.ep, name)
+    profile = profile_of(read(Path(folder)), model, asked.host_s or 0.0, Spread(asked.ep), name)
     return replace(profile, price_per_hour=asked.price_per_gpu_hour)
 
 
@@ -110,22 +111,23 @@ def _skew(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             for (name,), part in found.group_by("regime")}  # fmt: skip
 
 
-def profile_of(layers: Layers, model: Model, host_s: float = 0.0, ep: int = 1, name: str = "layers") -> Profile:
+def profile_of(layers: Layers, model: Model, host_s: float = 0.0, spread: Spread = ALONE, name: str = "layers"
+               ) -> Profile:  # fmt: skip
     """Compile measured layers into a profile.
 
     host_s  : what an iteration takes beside the GPU
-    ep      : GPUs that share the experts of a mixture
+    spread  : ranks that share the experts of a mixture, each taken to have as many tokens at the time
     returns : Profile without memory limit or price; its interpolation_error is the median over the measured points of
               attention, as a share of the iteration they belong to
     """
-    decode = _fit_decode(layers, model, ep)
-    mixed = _fit_mixed(layers, model, ep)
+    decode = _fit_decode(layers, model, spread)
+    mixed = _fit_mixed(layers, model, spread)
     host_us = host_s * 1e6
     error = float(np.median(np.abs(np.concatenate([decode.errors, mixed.errors]))))
     return Profile(
         name=name,
-        token_table=_tokens(layers, model, ep, mixed, host_us),
-        decode_table=_decodes(layers, model, ep, decode, host_us),
+        token_table=_tokens(layers, model, spread, mixed, host_us),
+        decode_table=_decodes(layers, model, spread, decode, host_us),
         kv_table=_rising(_unequal(layers, "pure", decode.kv)),
         mixed_kv_table=_rising(_unequal(layers, "mixed", mixed.kv)),
         prefill_token_ps=0,
@@ -154,56 +156,33 @@ class Fit:
     errors: np.ndarray
 
 
-def dense_us(layers: Layers, tokens: np.ndarray, model: Model, ep: int = 1) -> np.ndarray:
+def dense_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread = ALONE) -> np.ndarray:
     """Return what an iteration takes for its tokens but for attention: layers, experts, embedding, last norm."""
-    found = model.layers * _interpolated(*layers.dense, tokens) + _interpolated(*layers.once, tokens)
-    return found if layers.experts is None else found + model.layers * experts_us(layers.experts, tokens, model, ep)
-
-
-def experts_us(measured: pl.DataFrame, tokens: np.ndarray, model: Model, ep: int = 1) -> np.ndarray:
-    """Return what the experts of a layer take: at as many distinct ones as tokens that choose at random touch.
-
-    ep : GPUs that share the experts, each with as many tokens; what they send each other is not measured
-    """
-    touched = model.distinct_experts(ep * tokens) / ep
-    grid = measured.pivot(on="activated_experts", index="tokens", values="time_us").sort("tokens")
-    sizes = np.array([int(column) for column in grid.columns[1:]])
-    counts = grid["tokens"].to_numpy().astype(float)
-    found = np.empty(len(tokens))
-    for place, (count, distinct) in enumerate(zip(tokens, touched, strict=True)):
-        times = []
-        for size in sizes:
-            known = grid[str(size)].is_not_null().to_numpy()
-            times.append(_interpolated(counts[known], grid[str(size)].to_numpy()[known], np.array([count]))[0])
-        found[place] = np.interp(distinct, sizes, times)
-    return found
+    found = model.layers * interpolated(*layers.dense, tokens) + interpolated(*layers.once, tokens)
+    if layers.experts is None:
+        return found
+    each = experts_us(layers.experts, spread.ranks * tokens, model, spread.ranks) + exchange_us(tokens, model, spread)
+    return found + model.layers * each
 
 
 def heads_us(layers: Layers, sequences: np.ndarray) -> np.ndarray:
     """Return what the output projection and the sampler take."""
-    return _interpolated(*layers.per_sequence, sequences)
+    return interpolated(*layers.per_sequence, sequences)
 
 
-def _interpolated(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Interpolate linearly; beyond the last point go on with the last slope, before the first with its value."""
-    inside = np.interp(at, x, y)
-    slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return np.where(at > x[-1], y[-1] + slope * (at - x[-1]), inside)
-
-
-def _fit_decode(layers: Layers, model: Model, ep: int) -> Fit:
+def _fit_decode(layers: Layers, model: Model, spread: Spread) -> Fit:
     rows = layers.attention.filter((pl.col("prefill_chunk") == 0) & (pl.col("n_decode") > 0), USUAL)
     batch, each, time = (rows[name].to_numpy() for name in ("n_decode", "kv_decode", "time_us"))
-    rest = dense_us(layers, padded(batch), model, ep) + heads_us(layers, batch)
+    rest = dense_us(layers, padded(batch), model, spread) + heads_us(layers, batch)
     return _fitted(batch, batch * each, {}, model.layers * time, rest)
 
 
-def _fit_mixed(layers: Layers, model: Model, ep: int) -> Fit:
+def _fit_mixed(layers: Layers, model: Model, spread: Spread) -> Fit:
     rows = layers.attention.filter(pl.col("prefill_chunk") > 0, USUAL)
     names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
     chunk, before, batch, each, time = (rows[name].to_numpy() for name in names)
     squares = (before + chunk) ** 2 - before**2
-    rest = dense_us(layers, chunk + batch, model, ep) + heads_us(layers, batch + 1)
+    rest = dense_us(layers, chunk + batch, model, spread) + heads_us(layers, batch + 1)
     return _fitted(chunk + batch, batch * each, {"square": squares, "request": batch}, model.layers * time, rest)
 
 
@@ -250,11 +229,11 @@ def padded(batch: np.ndarray) -> np.ndarray:
     return np.where(place < len(sizes), sizes[np.minimum(place, len(sizes) - 1)], batch)
 
 
-def _decodes(layers: Layers, model: Model, ep: int, fit: Fit, host_us: float) -> np.ndarray:
+def _decodes(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: float) -> np.ndarray:
     """Return the table of iterations without prefill: a step at each captured size."""
     sizes = np.arange(1, CAPTURED[-1] + 1, dtype=float)
-    batch = _interpolated(*fit.batch, sizes)
-    values = dense_us(layers, padded(sizes), model, ep) + heads_us(layers, sizes) + batch + host_us
+    batch = interpolated(*fit.batch, sizes)
+    values = dense_us(layers, padded(sizes), model, spread) + heads_us(layers, sizes) + batch + host_us
     starts = [1, *(size + 1 for size in CAPTURED[:-1])]
     chosen = np.maximum.accumulate(values * US)
     rows, before = [], 0
@@ -269,12 +248,12 @@ def _decodes(layers: Layers, model: Model, ep: int, fit: Fit, host_us: float) ->
     return table(rows)
 
 
-def _tokens(layers: Layers, model: Model, ep: int, fit: Fit, host_us: float) -> np.ndarray:
+def _tokens(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: float) -> np.ndarray:
     """Return the table of iterations with prefill, by all their tokens."""
     points = np.unique(np.concatenate([layers.dense[0], fit.batch[0]]))
     points = points[(points >= 1) & (points <= MOST_TOKENS)]
     few = heads_us(layers, np.maximum(1.0, np.minimum(points, 8.0)))
-    values = dense_us(layers, points, model, ep) + _interpolated(*fit.batch, points) + few + host_us
+    values = dense_us(layers, points, model, spread) + interpolated(*fit.batch, points) + few + host_us
     return _rising((points, values))
 
 
