@@ -30,6 +30,7 @@ from tests.test_twin_hierarchy import case_of as tiered_case
 from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
+from tests.test_twin_ranks import case_of as ranked_case
 from tests.test_twin_stages import differences as staged_differences
 from traces.jit import INTERPRETED
 
@@ -37,6 +38,7 @@ SEEDS, SLICED_SEEDS, MOST_REQUESTS = 100, 10, 24
 TIERED_SEEDS, TIERED_REQUESTS = 80, 18
 FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
+RANKED_SEEDS, RANKED_REQUESTS = 24, 16
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -97,6 +99,11 @@ def test_fabrics_in_slices_and_steps(odd: None) -> None:
 def test_stages(odd: None) -> None:
     for seed in range(STAGED_SEEDS):
         assert not staged_differences(staged_case(seed, STAGED_REQUESTS)), seed
+
+
+def test_ranks(odd: None) -> None:
+    for seed in range(RANKED_SEEDS):
+        assert not differences(ranked_case(seed, RANKED_REQUESTS)), seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

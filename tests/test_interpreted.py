@@ -22,7 +22,7 @@ MEASURED = (
     "disks", "fragments", "compaction", "notes", "ahead", "going_on", "request_rows", "agenda",
     "paths", "crowds", "sharing", "transfers", "fabric", "wires", "traffic", "shipping", "beginning", "side_events",
     "asking", "asking_rows", "accounts", "waiting", "moves", "learning", "ending", "stages", "stage_service",
-    "stage_events", "stage_rows",
+    "stage_events", "stage_rows", "ranks",
 )  # fmt: skip
 LEFT_OUT = (
     "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",

@@ -56,6 +56,7 @@ JOB = np.dtype([
     ("max_itl_ps", "i8"),
     ("key", "f8"), ("margin", "f8"),         # order key in its queue, and by how much it must be lower to preempt
     ("deliver_ps", "i8"),
+    ("queued_ps", "i8"),                     # when it joined the queue of its instance, where batches are formed ahead
     ("think_ps", "i8"),                      # of a turn: think time, then time of arrival until it arrives, then 0
     ("output_tokens", "i4"), ("leaf", "i4"),  # truth; deepest trie node of the prompt
     ("pinned", "i4"),                        # deepest trie node held on the current instance
@@ -136,6 +137,10 @@ INSTANCE = np.dtype([
     ("profile", "i4"),
     ("private_blocks", "i8"), ("pinned_blocks", "i8"),
     ("tokens_out", "i8"),
+    ("first_rank", "i4"), ("ranks", "i4"),  # of its group, where instances step together; the number of them
+    ("phase_squares", "i8"),       # of the chunks that it runs next, there
+    # where batches are formed ahead: who joined the queue later was not seen; what came free later was not counted
+    ("seen_ps", "i8"), ("late_blocks", "i8"), ("late_places", "i4"),
 ], align=True)
 
 # cost of an iteration (see timing.iteration_ps)
@@ -145,6 +150,9 @@ PROFILE = np.dtype([
     ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"),
     ("decode_first", "i4"), ("decode_count", "i4"),  # in place of token where nothing is prefilled
     ("mixed_first", "i4"), ("mixed_count", "i4"),    # in place of kv where something is
+    # of ranks in step together: by all their tokens, by those of the fullest, by those where nothing is prefilled
+    ("together_first", "i4"), ("together_count", "i4"), ("fullest_first", "i4"), ("fullest_count", "i4"),
+    ("captured_first", "i4"), ("captured_count", "i4"),
     ("layers", "i4"),
 ], align=True)
 SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
@@ -239,6 +247,8 @@ CLUSTER = np.dtype([
     ("stop_at", "i8"),                      # pause before so many requests and one have arrived, -1 for never
     ("lives", "i1"),                        # instances start, drain, fail: see life
     ("away", "i4"), ("draining", "i4"),     # instances that routers do not take to be there; that drain
+    ("in_step", "i1"),                      # instances of a group begin and end iterations together: see ranks
+    ("plans_ahead", "i1"),                  # a batch is formed while the iteration before runs
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
 ], align=True)
 

@@ -25,6 +25,7 @@ CAPTURED = (1, 2, 4, *range(8, 513, 8))
 ONCE = ("embedding", "final_layernorm")
 US = 10**6  # ps
 MOST_TOKENS = 2**20
+FEW = np.arange(1, 257)  # tokens at which the number of distinct experts still rises
 KNOTS = 24  # of a table over KV tokens
 POWER = 0.5  # errors are weighed between relative and absolute
 # What is fitted: contexts from 128 to 4,096 tokens, 2^18 of them at most in a batch, chunks from 128 tokens.
@@ -116,7 +117,7 @@ def profile_of(layers: Layers, model: Model, host_s: float = 0.0, spread: Spread
     """Compile measured layers into a profile.
 
     host_s  : what an iteration takes beside the GPU
-    spread  : ranks that share the experts of a mixture, each taken to have as many tokens at the time
+    spread  : ranks that share the experts of a mixture and step together; a profile of several is for cluster.ranks
     returns : Profile without memory limit or price; its interpolation_error is the median over the measured points of
               attention, as a share of the iteration they belong to
     """
@@ -128,6 +129,8 @@ def profile_of(layers: Layers, model: Model, host_s: float = 0.0, spread: Spread
         name=name,
         token_table=_tokens(layers, model, spread, mixed, host_us),
         decode_table=_decodes(layers, model, spread, decode, host_us),
+        ranks=spread.ranks,
+        **_shared(layers, model, spread),
         kv_table=_rising(_unequal(layers, "pure", decode.kv)),
         mixed_kv_table=_rising(_unequal(layers, "mixed", mixed.kv)),
         prefill_token_ps=0,
@@ -157,12 +160,26 @@ class Fit:
 
 
 def dense_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread = ALONE) -> np.ndarray:
-    """Return what an iteration takes for its tokens but for attention: layers, experts, embedding, last norm."""
+    """Return what an iteration takes for its tokens but for attention: layers, embedding, last norm.
+
+    Experts count where a rank has them all; what ranks share is in `shared_us`.
+    """
     found = model.layers * interpolated(*layers.dense, tokens) + interpolated(*layers.once, tokens)
+    return found if spread.ranks > 1 else found + shared_us(layers, tokens, model, spread)
+
+
+def shared_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread) -> np.ndarray:
+    """Return what the experts take, and the exchange between ranks that have as many tokens each."""
     if layers.experts is None:
-        return found
+        return np.zeros(len(tokens))
     each = experts_us(layers.experts, spread.ranks * tokens, model, spread.ranks) + exchange_us(tokens, model, spread)
-    return found + model.layers * each
+    return model.layers * each
+
+
+def whole_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread) -> np.ndarray:
+    """Return the same with what ranks share, all ranks alike."""
+    found = dense_us(layers, tokens, model, spread)
+    return found + shared_us(layers, tokens, model, spread) if spread.ranks > 1 else found
 
 
 def heads_us(layers: Layers, sequences: np.ndarray) -> np.ndarray:
@@ -173,7 +190,7 @@ def heads_us(layers: Layers, sequences: np.ndarray) -> np.ndarray:
 def _fit_decode(layers: Layers, model: Model, spread: Spread) -> Fit:
     rows = layers.attention.filter((pl.col("prefill_chunk") == 0) & (pl.col("n_decode") > 0), USUAL)
     batch, each, time = (rows[name].to_numpy() for name in ("n_decode", "kv_decode", "time_us"))
-    rest = dense_us(layers, padded(batch), model, spread) + heads_us(layers, batch)
+    rest = whole_us(layers, padded(batch), model, spread) + heads_us(layers, batch)
     return _fitted(batch, batch * each, {}, model.layers * time, rest)
 
 
@@ -182,7 +199,7 @@ def _fit_mixed(layers: Layers, model: Model, spread: Spread) -> Fit:
     names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
     chunk, before, batch, each, time = (rows[name].to_numpy() for name in names)
     squares = (before + chunk) ** 2 - before**2
-    rest = dense_us(layers, chunk + batch, model, spread) + heads_us(layers, batch + 1)
+    rest = whole_us(layers, chunk + batch, model, spread) + heads_us(layers, batch + 1)
     return _fitted(chunk + batch, batch * each, {"square": squares, "request": batch}, model.layers * time, rest)
 
 
@@ -246,6 +263,26 @@ def _decodes(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: fl
     far = float(values[-1] - values[-17]) / 16 * US
     rows.append((CAPTURED[-1] + 1, max(before, rows[-1][1] + rows[-1][2]), max(0, round(far))))
     return table(rows)
+
+
+def _shared(layers: Layers, model: Model, spread: Spread) -> dict[str, np.ndarray]:
+    """Return the tables of what ranks in step share, none for one rank or a model without experts."""
+    if spread.ranks == 1 or layers.experts is None:
+        return {}
+    counts = np.unique(np.concatenate([FEW, spread.ranks * np.unique(layers.experts["tokens"].to_numpy())]))
+    experts = model.layers * experts_us(layers.experts, counts.astype(float), model, spread.ranks)
+    none_us, one_us = model.layers * exchange_us(np.array([0.0, 1.0]), model, spread)
+    sizes = np.array(CAPTURED, float)
+    captured = np.maximum.accumulate(shared_us(layers, sizes, model, spread) * US)
+    starts = [0, *(size + 1 for size in CAPTURED)]
+    far = round(float(captured[-1] - captured[-2]) / (CAPTURED[-1] - CAPTURED[-2]))
+    slopes = [*(0 for _ in CAPTURED), far]
+    values = [round(float(x)) for x in [*captured, captured[-1]]]
+    return {
+        "together_table": _rising((counts, experts)),
+        "fullest_table": table([(0, round(float(none_us) * US), round(float(one_us - none_us) * US))]),
+        "captured_table": table(zip(starts, values, slopes, strict=True)),
+    }
 
 
 def _tokens(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: float) -> np.ndarray:

@@ -85,7 +85,8 @@ def validate(run: Run) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     settings = {"cluster.kv_blocks": PLENTY, **log.settings}
     with tempfile.TemporaryDirectory() as scratch:
         save(profile, Path(scratch) / "profile.json")
-        arguments = ["cluster=mixed_1", f"cluster.mixed={ranks}", "slo=none", "hardware=measured",
+        arguments = ["cluster=mixed_1", f"cluster.mixed={ranks}", f"cluster.ranks={spread.ranks}", "slo=none",
+                     "cluster.plan_ahead=true", "hardware=measured",
                      f"hardware.path={Path(scratch) / 'profile.json'}",
                      *(f"{key}={value}" for key, value in settings.items() if key != "cluster.mixed")]  # fmt: skip
         work = Calibration(log, SHARE, FITTED, arguments)
