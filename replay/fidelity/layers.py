@@ -10,6 +10,7 @@ source : layout of LLMServingSim's profiler (casys-kaist/LLMServingSim); CUDA gr
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -265,7 +266,7 @@ def _decodes(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: fl
     return table(rows)
 
 
-def _shared(layers: Layers, model: Model, spread: Spread) -> dict[str, np.ndarray]:
+def _shared(layers: Layers, model: Model, spread: Spread) -> dict[str, Any]:
     """Return the tables of what ranks in step share, none for one rank or a model without experts."""
     if spread.ranks == 1 or layers.experts is None:
         return {}
