@@ -2,9 +2,9 @@
 
 The rule, for every point alike: profiles come from kernel tables of its GPU, of its own serving engine where the folder
 has them and else of vLLM; the closed loop is replayed by the engine (`replay.fidelity.silicon_replay`); nothing is
-tuned for a point. What the host adds (`replay.fidelity.hosts`: two numbers and the mean time of the front end for each
-serving engine and kind of launch) was fitted once, on the half of the points called "fit"; errors are to be read on the
-other half, "held out".
+tuned for a point. What the host adds (`replay.fidelity.hosts`: two numbers for each serving engine and kind of launch,
+the mean time of the front end for each GPU and kind of launch) was fitted once, on the half of the points called "fit";
+errors are to be read on the other half, "held out".
 """
 
 import zlib
@@ -64,7 +64,7 @@ def validate(folder: str | Path, limit: int | None = None, seed: int = 0, host: 
     for row, one in candidates if limit is None else drawn(candidates, limit, seed):
         try:
             adds = host_of(one.backend, one.launch) if host is None else host
-            mean_s = front_of(one.backend, one.launch) if front_s is None else front_s
+            mean_s = front_of(row["system"], one.launch) if front_s is None else front_s
             rows.append(_row(row, one) | _compared(one, *predict(one, partial(profiles.of, adds), seed, mean_s)))
         except ConfigError as error:
             rows.append(_row(row, one) | {"reason": _reason(error)})
