@@ -32,6 +32,7 @@ from tests.test_twin_hierarchy import case_of as tiered_case
 from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
+from tests.test_twin_ranks import case_of as ranked_case
 from tests.test_twin_speculation import differences as drafted_differences
 from tests.test_twin_speculation import traces_of as drafted_traces_of
 from tests.test_twin_stages import differences as staged_differences
@@ -43,6 +44,7 @@ FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
 OUTPUT_SEEDS, OUTPUT_REQUESTS = 16, 14
 DRAFTED_SEEDS, DRAFTED_REQUESTS = 20, 10
+RANKED_SEEDS, RANKED_REQUESTS = 24, 16
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -120,6 +122,11 @@ def test_speculation_in_slices_and_steps(odd: None) -> None:
         case = drafted_case(seed, DRAFTED_REQUESTS)
         whole = drafted_traces_of(finished(session_of(case, events=True)))
         assert drafted_traces_of(finished(session_of(case, leap=False), 1)) == whole, seed
+
+
+def test_ranks(odd: None) -> None:
+    for seed in range(RANKED_SEEDS):
+        assert not differences(ranked_case(seed, RANKED_REQUESTS)), seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -23,11 +23,12 @@ MEASURED = (
     "paths", "crowds", "sharing", "transfers", "fabric", "wires", "traffic", "shipping", "beginning", "side_events",
     "asking", "asking_rows", "accounts", "waiting", "moves", "learning", "ending", "stages", "stage_service",
     "stage_events", "stage_rows", "cache_rows", "life_rows", "outputs", "drafting", "drafting_rows", "slots",
+    "ranks",
 )  # fmt: skip
 LEFT_OUT = (
     "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",
     "tier_schema", "request_schema", "learning_schema", "stage_schema", "cache_schema",
-    "life_schema", "alive", "life", "lifecycle", "losing", "scaling", "drafting_schema",
+    "life_schema", "alive", "life", "lifecycle", "losing", "scaling", "drafting_schema", "cost_schema",
 )  # fmt: skip
 LEAST_SHARE = 0.95
 

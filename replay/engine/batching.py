@@ -25,6 +25,7 @@ from replay.engine.schema import (
     DECODE,
     DECODING,
     LOG_ADMIT,
+    NEVER_PS,
     NONE,
     PREFILLING,
 )
@@ -148,10 +149,12 @@ def admit_waiting(state, policies, i, tokens, whole, given):
     before = given
     squares = 0
     admitted = 0
-    while instance.queue >= 0 and view.running < view.max_batch:
+    while instance.queue >= 0 and view.running + instance.late_places < view.max_batch:
         r = instance.queue
         job = state.jobs[r]
         handed = job.prefill_left == 0
+        if state.cluster[0].plans_ahead and job.queued_ps > instance.seen_ps:
+            break
         if not handed and tokens - given <= 0:
             break
         if state.cluster[0].tiered and not handed and may_load(state, r):
@@ -159,7 +162,7 @@ def admit_waiting(state, policies, i, tokens, whole, given):
         need, left, node, resident, cached, grows = demand(state, i, r)
         if whole and not handed and given > 0 and left > tokens - given:
             break
-        if not has_room(state, i, need, cached, grows):
+        if not has_room(state, i, need, cached + instance.late_blocks, grows):
             break
         instance.queue = pop(state.jobs, r)
         if instance.queue < 0:
@@ -223,6 +226,15 @@ def admit_one(state, i, r, need, left, node):
     note(state, LOG_ADMIT, r, i, context - left)
 
 
+@inlined
+def see_all(state, i):
+    """Let instance i form its batch now: it was idle, or had nothing to form one of before. Modified in place."""
+    instance = state.instances[i]
+    instance.seen_ps = NEVER_PS
+    instance.late_blocks = 0
+    instance.late_places = 0
+
+
 @kernel
 def schedule(state, policies, i):
     """Decide the next phase of instance i, which is idle or at the end of an iteration. Modified in place.
@@ -249,6 +261,8 @@ def schedule(state, policies, i):
     given, squares, admitted = 0, 0, 0
     if instance.prefill_head >= 0:
         given, squares = continue_prefills(state, i, tokens, whole)
+    if state.cluster[0].plans_ahead and (instance.left == 0 or (given == 0 and view.decoding == 0)):
+        see_all(state, i)
     if instance.queue >= 0 and not pressed:
         more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
         given += more

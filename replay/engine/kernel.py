@@ -7,7 +7,7 @@ from replay.engine.batching import schedule
 from replay.engine.drafting_schema import OP_VERIFIED
 from replay.engine.ending import conclude
 from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
-from replay.engine.handoff import deliver, handoff
+from replay.engine.handoff import deliver, handoff, wake
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.learning_schema import OP_LEARN
@@ -177,6 +177,8 @@ def end_iteration(state, policies, i):
     if instance.decodes and state.cluster[0].draft_tokens > 0:
         state.policies.drafting(address_of(state), OP_VERIFIED, 0, i)
     gone = 0
+    running = state.views[i].running
+    room = state.views[i].free_blocks + state.views[i].cached_blocks
     if instance.decodes and instance.iteration >= instance.next_finish:
         if state.cluster[0].staged:
             issue_due(state, i)
@@ -185,11 +187,18 @@ def end_iteration(state, policies, i):
         gone += advance_prefills(state, policies, i)
     if instance.gives:
         gone += state.policies.moves(address_of(state), OP_GO, 0, i)
+    if state.cluster[0].plans_ahead:
+        instance.seen_ps = instance.start_ps - (instance.base_ps - instance.growth_ps)
+        instance.late_places = running - state.views[i].running
+        instance.late_blocks = max(0, state.views[i].free_blocks + state.views[i].cached_blocks - room)
     if gone > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
     admitted = schedule(state, policies, i)
     if admitted > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
+    if state.cluster[0].in_step:
+        for k in range(instance.first_rank, instance.first_rank + instance.ranks):
+            wake(state, policies, k)
 
 
 @inlined

@@ -161,6 +161,7 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
+    row["in_step"], row["plans_ahead"] = cluster.ranks > 1, cluster.plan_ahead
     row["pooled"], row["staged"] = cluster.mixed_pool, bool(cluster.stages)
     row["lives"] = cluster.life is not None
     row["draft_tokens"] = cluster.speculation.draft_tokens if cluster.speculation is not None else 0
@@ -259,6 +260,7 @@ def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:
             rows[key] = len(profiles)
             profiles.append(_profile(instance, cluster.layers, tables))
         instances["profile"][k] = rows[key]
+        instances["first_rank"][k], instances["ranks"][k] = k - k % cluster.ranks, cluster.ranks
         _view(views[k : k + 1], instance)
     cost = Cost(np.concatenate(profiles), np.concatenate(tables).astype(schema.SEGMENT))
     return views, instances, cost
@@ -273,8 +275,10 @@ def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray
     row["layers"] = layers
     decode_table = profile.token_table if profile.decode_table is None else profile.decode_table
     mixed_table = profile.kv_table if profile.mixed_kv_table is None else profile.mixed_kv_table
+    together = (("together", profile.together_table), ("fullest", profile.fullest_table),
+                ("captured", profile.captured_table))  # fmt: skip
     for name, table in (("token", profile.token_table), ("decode", decode_table), ("kv", profile.kv_table),
-                        ("mixed", mixed_table)):  # fmt: skip
+                        ("mixed", mixed_table), *(pair for pair in together if pair[1] is not None)):  # fmt: skip
         row[f"{name}_first"] = sum(map(len, tables))
         row[f"{name}_count"] = len(table)
         tables.append(table)

@@ -13,6 +13,7 @@ from tests.twin.batching import (
     keep_output,
     make_room,
     preempt_by_order,
+    room,
     start_iteration,
 )
 from tests.twin.hierarchy import Hierarchy
@@ -70,6 +71,10 @@ class Twin:
         self.prefillers = [server for server in self.servers if server.role != "decode"]
         self.decoders = [server for server in self.servers if server.role != "prefill"]
         self.keeps_outputs = cluster.cache_outputs
+        for first in range(0, len(self.servers), cluster.ranks):
+            for server in self.servers[first : first + cluster.ranks]:
+                server.group = self.servers[first : first + cluster.ranks]
+        self.plans_ahead = cluster.plan_ahead
         self.layers = cluster.layers if cluster.layerwise else None
         self.layers_of_model, self.chunked = cluster.layers, cluster.chunked
         self.network: Network | None = None
@@ -223,6 +228,7 @@ class Twin:
     def wait(self, request: Request, server: Server | None) -> None:
         """Give a request its place in a queue."""
         self.desk.joins(request, server)
+        request.queued_ps = self.now
         self.rank(request, server)
         (self.held if server is None else server.queue).append(request)
 
@@ -326,14 +332,24 @@ class Twin:
     def end_iteration(self, server: Server) -> None:
         """Hand out the tokens of an iteration, and go on."""
         server.end_ps = None
+        running, blocks = len(server.running), room(server)
         left = end_iteration_tokens(self, server)
         left |= self.mover.iteration_ended(server)
+        if self.plans_ahead:
+            server.seen_ps = server.started_ps
+            server.late_places = running - len(server.running)
+            server.late_blocks = max(0, room(server) - blocks)
         server.end_ps = self.now  # still busy while the cluster queue drains: step 5 forms the batch
         if left:
             self.drain()
         server.end_ps = None
-        if self.schedule(server):
+        admitted = self.schedule(server)
+        server.seen_ps, server.late_places, server.late_blocks = None, 0, 0
+        if admitted:
             self.drain()
+        for rank in server.group if len(server.group) > 1 else []:
+            if rank.queue and rank.end_ps is None:
+                self.schedule(rank)
 
     def finish(self, request: Request, server: Server) -> None:
         """Take a request that has all its tokens off an instance; it is complete unless it waits for stages."""

@@ -83,6 +83,7 @@ class Request:
     parts_under_way: int = 0  # transfers of its handoff over a fabric
     cached_tokens: int = 0  # of its admission, still to be sent
     since_ps: int = 0  # it arrived, last ran, or was admitted
+    queued_ps: int = 0  # it joined the queue where it waits
     waited_ps: int = 0  # before it came to run
     served_ps: int = 0  # in batches, up to since_ps if it runs
     promised: int = 0  # output expected of it when it was admitted
@@ -177,6 +178,12 @@ class Server:
         self.started_ps = self.cost = self.longer_ps = 0  # of the iteration in progress, with a fabric
         self.exchanges = 0  # transfers that it waits for
         self.awaited: list[Request] = []  # requests for whose loads it waits
+        self.group = [self]  # the ranks that step together
+        self.planned: tuple[int, int, int, int] | None = None  # for `cost_ps`, of a rank that waits
+        # with batches formed ahead, at the end of an iteration: who was queued later than this is not admitted, and
+        # what came free only then is not used
+        self.seen_ps: int | None = None
+        self.late_places = self.late_blocks = 0
 
     @property
     def running(self) -> list[Request]:
@@ -230,12 +237,12 @@ class Server:
         found = sum(len(part.blocks) for part in self.path(request))
         return min(found, request.context // self.block_tokens)
 
-    def fits(self, request: Request) -> bool:
-        """Say whether a waiting request finds its blocks, beside the growth of those that run."""
+    def fits(self, request: Request, less: int = 0) -> bool:
+        """Say whether a waiting request finds its blocks, beside the growth of those that run and `less` others."""
         needed, unpinned = self.needs(request)
         grows = self.grows(request) if request.handed_off else 0
         room = self.blocks.free_blocks + self.blocks.cached_blocks - unpinned
-        return needed + grows + self.growth() <= room
+        return needed + grows + self.growth() <= room - less
 
     def seen(self, hit_tokens: int = 0, least_itl_s: float = inf, slack_s: float = inf) -> SimpleNamespace:
         """Return what a policy may know: the fields of VIEW."""
