@@ -16,6 +16,8 @@ from replay.kv import Kv
 from replay.kv_config import build_kv
 from replay.life import Life
 from replay.life_config import build_life
+from replay.ranks_config import build_ranks
+from replay.speculation import Speculation, build_speculation
 from replay.stages import Stage
 from replay.stages_config import build_stages
 
@@ -24,7 +26,7 @@ DEFAULT_BLOCK_TOKENS = 16
 UNLIMITED_BLOCKS = 1_000_000_000
 LIMITS = ("max_batch", "token_budget", "kv_blocks", "nic_bytes_per_s", "nic_latency_s")
 KEYS = (*ROLES, "default_mixed", *LIMITS, "block_tokens", "handoff", "prefix_cache", "cache_outputs", "mixed_pool",
-        "migrate_s", "instances")
+        "migrate_s", "ranks", "plan_ahead", "instances")
 HANDOFFS = ("whole", "layerwise", "chunked")
 MOST_INSTANCES = 65536
 
@@ -57,6 +59,9 @@ class Cluster:
     migrate_ps    : how often the migrate policy is asked which instance gives a running request to which; 0 never
     cache_outputs : what a request generated on an instance that caches prompts is found there too
     stages        : what requests pass beside the transformer, each behind those that it needs
+    speculation   : what decoding requests propose beyond the next token; None for nothing
+    ranks         : so many neighbouring instances begin and end their iterations together; 1 for each by itself
+    plan_ahead    : the batch of an iteration is formed while the one before runs
     """
 
     name: str
@@ -75,6 +80,9 @@ class Cluster:
     life: Life | None = None
     stages: tuple[Stage, ...] = ()
     cache_outputs: bool = False
+    speculation: Speculation | None = None
+    ranks: int = 1
+    plan_ahead: bool = False
 
 
 def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama3_8b", **overrides: Any) -> Cluster:
@@ -83,8 +91,8 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
     name            : a file of conf/cluster
     hardware, model : a name, a whole node, or changes to a named one: {"base": "h100", "tp": 8}
     overrides       : keys of the cluster node, or failing that of the hardware node: prefill=5, decode=11, tp=8;
-                      kv, fabric, stages, scale and failures a name of their group, a whole node, or changes to a named
-                      one: {"base": "dram", "dram_gib": 64};
+                      kv, fabric, stages, speculation, scale and failures a name of their group, a whole node, or
+                      changes to a named one: {"base": "dram", "dram_gib": 64};
                       trace_block_tokens states the trace's block size when block_tokens must follow it
     returns         : Cluster
     raises          : ConfigError as `build_cluster`
@@ -94,6 +102,7 @@ def cluster(name: str = "mixed_4", hardware: Any = "linear", model: Any = "llama
               "kv": node("kv", overrides.pop("kv", "none")),
               "fabric": node("fabric", overrides.pop("fabric", "none")),
               "stages": node("stages", overrides.pop("stages", "none")),
+              "speculation": node("speculation", overrides.pop("speculation", "none")),
               "scale": node("scale", overrides.pop("scale", "none")),
               "failures": node("failures", overrides.pop("failures", "none"))}
     for key, value in overrides.items():
@@ -132,6 +141,9 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
     kv = build_kv(config.get("kv"), instances, block_tokens)
     fabric = build_fabric(config.get("fabric"), instances, kv)
     stages = build_stages(config.get("stages"))
+    speculation = build_speculation(config.get("speculation"))
+    changes = kv is not None and kv.changes
+    life = _life(config, instances, settings, {"fabric": fabric, "kv.changes": changes, "stages": stages})
     if handoff == "chunked" and fabric is None:
         raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
                           "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
@@ -149,10 +161,13 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
         signal_lag_ps=_signal_lag_ps(config.get("signals")),
         mixed_pool=mixed_pool,
         migrate_ps=_migrate_ps(settings["migrate_s"], fabric, kv),
-        life=_life(config, instances, settings,
-                   {"fabric": fabric, "kv.changes": kv is not None and kv.changes, "stages": stages}),
+        life=life,
         stages=stages,
         cache_outputs=_cache_outputs(settings, kv),
+        speculation=speculation,
+        ranks=build_ranks(settings, instances, {"fabric": fabric, "kv": kv, "stages": stages, "scale": life,
+                                                "speculation": speculation}),
+        plan_ahead=choice(settings["plan_ahead"], (True, False), "cluster.plan_ahead"),
     )
 
 

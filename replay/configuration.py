@@ -18,8 +18,8 @@ from replay.errors import ConfigError
 from replay.hardware.conf import conf_folder
 from replay.policy import SLOTS, load_all, load_file, registry
 
-NODES = ("trace", "cluster", "hardware", "model", "kv", "fabric", "stages", "policy", "slo", "signals", "predictor",
-         "prices", "scale", "failures")
+NODES = ("trace", "cluster", "hardware", "model", "kv", "fabric", "stages", "speculation", "policy", "slo", "signals",
+         "predictor", "prices", "scale", "failures")
 SINGLE_VALUES = ("seed", "out_dir", "leap", "events", "gaps")
 KEYS = (*NODES, *SINGLE_VALUES, "plugins")
 # users name what stands there

@@ -71,7 +71,7 @@ def first_interrupt(interrupted: threading.Event | None = None) -> Iterator[thre
 
 
 def announce(cluster: "Cluster") -> None:
-    """Say why a first run with a KV hierarchy, a fabric or stages takes a while."""
+    """Say why a first run with a KV hierarchy, a fabric, stages or drafts takes a while."""
     from replay.engine import compile
 
     missing = []
@@ -81,6 +81,8 @@ def announce(cluster: "Cluster") -> None:
         missing.append(("fabric", compile.USUAL_FABRIC_SECONDS))
     if cluster.stages and not compile.is_compiled("stages_at"):
         missing.append(("stages", compile.USUAL_STAGES_SECONDS))
+    if cluster.speculation is not None and not compile.is_compiled("drafting_at"):
+        missing.append(("speculative decoding", compile.USUAL_DRAFTING_SECONDS))
     for part, duration_s in missing:
         show(f"compiling the {part} once for this version (about {duration_s} s); later runs start at once",
              stderr=True)  # fmt: skip

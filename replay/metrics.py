@@ -49,6 +49,7 @@ WANTED = (
     "goodput_per_s", "output_tokens_per_s", "requests_per_s", "finished", "hidden_share", "handoff_hidden_share",
     "met", "rate_scale", "requests_per_s_per_gpu", "requests_per_usd", "loads_used", "revenue_usd", "margin_usd",
     "margin", "margin_of_cost", "prediction_tau", "bisection_gb_per_s", "availability", "served_share",
+    "tokens_per_iteration", "accepted_per_iteration", "acceptance_rate",
 )  # fmt: skip
 
 
@@ -139,12 +140,15 @@ def gap_quantile_s(histogram: np.ndarray, quantile: float) -> float | None:
 
     histogram : int64 (BINS,), 64 bins an octave of picoseconds: bin b starts at 2^(b // 64) * (1 + (b % 64) / 64) ps
     returns   : the lower edge of the bin that holds the gap of rank ceil(quantile * count) [s]: at most the exact
-                quantile, and more than 64/65 of it; None without gaps
+                quantile, and more than 64/65 of it; 0 of the first bin, where tokens of one iteration are; None
+                without gaps
     """
     counts = np.cumsum(histogram)
     if counts[-1] == 0:
         return None
     index = int(np.searchsorted(counts, max(1, math.ceil(quantile * int(counts[-1])))))
+    if index == 0:
+        return 0.0
     octave, step = divmod(index, BINS_PER_OCTAVE)
     return float(2.0**octave * (1 + step / BINS_PER_OCTAVE) / PS_PER_S)
 

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from replay import cost, events, life, metrics, network, pipeline, tiers
+from replay import cost, drafts, events, life, metrics, network, pipeline, tiers
 from replay.engine.schema import FINISHED, NONE, PENDING, STATUSES, UNFINISHED
 from replay.errors import ConfigError
 from replay.write import together
@@ -35,7 +35,7 @@ TABLES = ("stores", "media", "shards", "occupancy", *network.TABLES, *life.TABLE
 ORDER = (
     "arrival_s", "prompt_tokens", "output_tokens", "tier", "status", "prefill_instance", "decode_instance",
     "hit_tokens", "queue_s", "ttft_s", "tpot_s", "max_itl_s", "itl_top10_s", "e2e_s", "preemptions", "generated_tokens",
-    "slo_met", *tiers.COLUMNS, *network.COLUMNS, *life.COLUMNS, *CARRIED, "arrival_ps", "scheduled_ps",
+    "slo_met", *tiers.COLUMNS, *network.COLUMNS, *life.COLUMNS, *drafts.COLUMNS, *CARRIED, "arrival_ps", "scheduled_ps",
     "first_token_ps", "finish_ps", "max_itl_ps", metrics.LAST_TOKEN,
 )  # fmt: skip
 
@@ -79,6 +79,7 @@ class Result:
             **tiers.numbers(session, requests),
             **network.numbers(session, requests),
             **pipeline.numbers(session, requests),
+            **drafts.numbers(session),
             **_predicted(session),
             **_migrated(session),
             **life.numbers(session, requests),
@@ -199,7 +200,7 @@ def _frame(session: "Session", columns: Mapping[str, np.ndarray]) -> pl.DataFram
         finished_s = np.where(columns["status"] == FINISHED, longest_s, np.nan)
         values[metrics.LONGEST_GAPS] = pl.Series(finished_s).fill_nan(None)
     values |= tiers.columns(session) | network.columns(session) | life.columns(session)
-    values |= pipeline.columns(session, columns)
+    values |= pipeline.columns(session, columns) | drafts.columns(session)
     for name in CARRIED:
         if name in session.trace:
             values[name] = pl.from_arrow(session.trace.table.column(name)).cast(pl.String)

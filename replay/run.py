@@ -24,7 +24,7 @@ from replay.configuration import Settings, offer_policies, sentence, settings
 from replay.driving import announce, drive
 from replay.errors import ConfigError, KvreplayError
 from replay.hardware.conf import conf_folder
-from replay.table import by_tier, fabric, hierarchy, life, money, predicted, show, stages, totals
+from replay.table import by_tier, fabric, hierarchy, life, money, predicted, show, speculation, stages, totals
 from replay.write import check_writable
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _result(session: "Session", config: dict[str, Any]) -> "Result":
 
 
 def _report(result: "Result", folder: Path, interrupted: bool) -> None:
-    parts = (hierarchy, fabric, stages, life, predicted, money)
+    parts = (hierarchy, fabric, stages, speculation, life, predicted, money)
     extra = [line for part in parts for line in part(result.summary)]
     show(by_tier(result.summary), *extra, "", totals(result.summary), f"results in {folder}")
     if interrupted:

@@ -16,6 +16,7 @@ from replay.hardware import refuse_overflow
 from replay.policy import SLOTS, Chosen, choose
 from replay.prices import Prices, build_prices
 from replay.slo import Slo, build_slo
+from replay.speculation import refuse_long_iterations
 from traces.outputs import with_outputs
 from traces.trie import compress, isolated
 
@@ -158,7 +159,8 @@ class Session:
         return [*functions, compile.hierarchy_function(tiered),
                 compile.fabric_function(self.cluster.fabric is not None), compile.moves_function(moves),
                 compile.learning_function(self._predicted is not None and self._predicted.online > 0),
-                compile.life_function(lives), compile.stages_function(bool(self.cluster.stages))]
+                compile.life_function(lives), compile.stages_function(bool(self.cluster.stages)),
+                compile.drafting_function(self.cluster.speculation is not None)]
 
     def _drain_log(self, stuck: bool) -> None:
         count = int(self.state.cluster["log_count"][0])
@@ -231,6 +233,8 @@ def _refuse_overflow(cluster: "Cluster", trace: "Trace") -> None:
     longest = int((trace.column("prompt_tokens").astype(np.int64) + trace.column("output_tokens")).max())
     for instance in {id(i.profile): i for i in cluster.instances}.values():
         refuse_overflow(instance.profile, instance.token_budget, instance.max_batch, longest)
+        if cluster.speculation is not None:
+            refuse_long_iterations(cluster.speculation, instance.profile, instance.max_batch, longest)
 
 
 def keep_trie(trace: "Trace", trie: Any) -> None:

@@ -10,90 +10,23 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from replay.columns import (
+    COLUMNS,
+    COMPARED,
+    COMPARED_FABRIC,
+    COMPARED_FAILURES,
+    COMPARED_LIFE,
+    COMPARED_SPECULATION,
+    COMPARED_STAGES,
+    COMPARED_TIERS,
+    LEAST_PART,
+    PARTS,
+    SOLD,
+)
 from replay.fabric import KINDS
 from replay.metrics import HIGHER, Value, better
 
 PIPED_WIDTH = 100
-# heading, key of the summary, factor of the unit shown
-COLUMNS = (
-    ("TTFT s\np50", "ttft_s_p50", 1),
-    ("\np99", "ttft_s_p99", 1),
-    ("TPOT ms\np50", "tpot_s_p50", 1e3),
-    ("\np99", "tpot_s_p99", 1e3),
-    ("ITL ms\np50", "itl_s_p50", 1e3),
-    ("\np99", "itl_s_p99", 1e3),
-    ("E2E s\np50", "e2e_s_p50", 1),
-    ("\np99", "e2e_s_p99", 1),
-    ("queue s\np99", "queue_s_p99", 1),
-    ("hit\nrate", "hit_rate", 1),
-    ("SLO\nmet", "slo_attainment", 1),
-    ("goodput\n/s", "goodput_per_s", 1),
-)
-# the same where a tier has a price or a penalty
-SOLD = (("revenue\n$", "revenue_usd", 1), ("margin\n$", "margin_usd", 1))
-LEAST_PART = 0.001  # of the cost: parts below it are not shown
-PARTS = {"gpu": "GPUs", "cpu": "CPU", "dram": "DRAM", "ssd": "SSD", "network": "network", "electricity": "electricity",
-         "stages": "stages"}
-# heading, key of the summary, factor of the unit shown
-COMPARED = (
-    ("TTFT s\np50", "ttft_s_p50", 1),
-    ("\np99", "ttft_s_p99", 1),
-    ("TPOT ms\np50", "tpot_s_p50", 1e3),
-    ("ITL ms\np99", "itl_s_p99", 1e3),
-    ("E2E s\np99", "e2e_s_p99", 1),
-    ("hit\nrate", "hit_rate", 1),
-    ("SLO\nmet", "slo_attainment", 1),
-    ("goodput\n/s", "goodput_per_s", 1),
-)
-
-# the same for runs with a KV hierarchy, where any run of the comparison has one
-COMPARED_TIERS = (
-    ("TTFT s\nmean", "ttft_s_mean", 1),
-    ("hit rate\nDRAM", "hit_rate_dram", 1),
-    ("\ndisk", "hit_rate_disk", 1),
-    ("loads\nhidden", "hidden_share", 1),
-    ("prefill\nbusy s", "prefill_busy_s", 1),
-    ("disk I/O\nTB", "disk_io_tb", 1),
-)
-# and for runs with a fabric
-COMPARED_FABRIC = (
-    ("TTFT s\nmean", "ttft_s_mean", 1),
-    ("ITL ms\nmean", "itl_s_mean", 1e3),
-    ("handoff s\nmean", "handoff_s_mean", 1),
-    ("exposed s\np99", "exposed_handoff_s_p99", 1),
-    ("colli-\nsions", "collision_share", 1),
-    ("card use\nmax", "nic_utilisation_max", 1),
-    ("$ for 1M\ntokens", "usd_per_million_tokens", 1),
-)
-# and for runs whose instances come, go or fail
-COMPARED_LIFE = (
-    ("GPU-\nhours", "gpu_hours", 1),
-    ("cost\n$", "cost_usd", 1),
-    ("starts", "instances_started", 1),
-    ("misses while\nstarting", "misses_while_starting", 1),
-    ("fail-\nures", "instance_failures", 1),
-    ("lost", "lost_requests", 1),
-)
-# and where some fail
-COMPARED_FAILURES = (
-    ("avail-\nability", "availability", 1),
-    ("served\n%", "served_share", 100),
-    ("gold\n%", "gold.served_share", 100),
-    ("silver\n%", "silver.served_share", 100),
-    ("bronze\n%", "bronze.served_share", 100),
-    ("lost at\nonce", "losses_of_a_failure_max", 1),
-    ("recovery\ns", "recovery_s_mean", 1),
-    ("tokens\nrecomputed", "recomputed_tokens", 1),
-    ("tokens\nrestored", "restored_tokens", 1),
-    ("tokens\nagain", "regenerated_tokens", 1),
-)
-# and for runs with stages beside the transformer
-COMPARED_STAGES = (
-    ("TTFT s\nmean", "ttft_s_mean", 1),
-    ("decoder\nbinds", "stage.decoder.binds_share", 1),
-    ("\n1st token", "stage.decoder.binds_first_share", 1),
-    ("$ an\nhour", "usd_per_hour", 1),
-)
 
 
 def number(value: Any, factor: float = 1) -> str:
@@ -242,6 +175,15 @@ def stages(summary: Mapping[str, Value]) -> list[RenderableType]:
     return [*lines, f"the decoder binds {number(summary[decoder], 100)} % and {first} %"]
 
 
+def speculation(summary: Mapping[str, Value]) -> list[RenderableType]:
+    """Say what came of drafted tokens; nothing without any."""
+    if not summary.get("draft_tokens"):
+        return []
+    return ["", f"{number(summary['tokens_per_iteration'])} tokens a request and iteration: of "
+                f"{summary['draft_tokens']:,} drafted tokens {number(summary['acceptance_rate'], 100)} % accepted, "
+                f"{summary['wasted_draft_tokens']:,} wasted"]
+
+
 def totals(summary: Mapping[str, Value]) -> str:
     """Say in one line what became of the requests and how fast the replay was."""
     counts = [f"{summary[name]:,} {name}" for name in ("finished", "rejected", "unfinished", "failed") if summary[name]]
@@ -263,7 +205,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
         table.add_column(name.replace("policy/", "policy/\n").replace("policy.", "policy.\n"), no_wrap=True)
     compared: tuple[tuple[str, str, float], ...] = COMPARED
     optional = {"hit_rate_hbm": COMPARED_TIERS, "fabric_ports": COMPARED_FABRIC,
-                "stage.decoder.binds_share": COMPARED_STAGES, "gpu_hours": COMPARED_LIFE}
+                "stage.decoder.binds_share": COMPARED_STAGES, "gpu_hours": COMPARED_LIFE,
+                "draft_tokens": COMPARED_SPECULATION}
     for key, more in optional.items():
         if any(row.get(key) is not None for row in rows):
             compared += tuple(column for column in more if column not in compared)

@@ -69,7 +69,7 @@ def session(rows: list[dict[str, Any]], gaps_s: dict[str, list[float]] | None = 
     instances["busy_ps"] = PS // 4 * len(rows)
     state = SimpleNamespace(requests=requests, jobs=jobs, histogram=histogram, cluster=cluster, instances=instances,
                             prefill_views=views[:1])  # fmt: skip
-    alone = SimpleNamespace(kv=None, fabric=None, life=None, instances=(), stages=())
+    alone = SimpleNamespace(kv=None, fabric=None, life=None, instances=(), stages=(), speculation=None)
     return SimpleNamespace(state=state, slo=slo, trace=trace_of(rows), cluster=alone, kernel_s=0.5, prices=Prices(),
                            events=False, log=[], **more)  # fmt: skip
 

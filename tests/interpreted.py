@@ -19,6 +19,7 @@ from replay.policy import NEVER, policy, registry
 from replay.session import LIFE_SLOTS, TIERED_SLOTS, Session, replay
 from tests import test_golden as golden
 from tests.conversations import case_of as outputs_case
+from tests.drafted import case_of as drafted_case
 from tests.hierarchy_cases import CASES, Case, kv
 from tests.lives import case_of as lively_case
 from tests.odd_life import registered as registered_for_life
@@ -37,6 +38,9 @@ from tests.test_twin_hierarchy import differences as tiered_differences
 from tests.test_twin_hierarchy import test_cases_by_hand as check_by_hand
 from tests.test_twin_hierarchy import traces_of
 from tests.test_twin_lives import differences as lively_differences
+from tests.test_twin_ranks import case_of as ranked_case
+from tests.test_twin_speculation import differences as drafted_differences
+from tests.test_twin_speculation import traces_of as drafted_traces_of
 from tests.test_twin_stages import differences as staged_differences
 from traces.jit import INTERPRETED
 
@@ -46,6 +50,8 @@ FABRIC_SEEDS, FABRIC_REQUESTS = 40, 12
 STAGED_SEEDS, STAGED_REQUESTS = 16, 16
 OUTPUT_SEEDS, OUTPUT_REQUESTS = 16, 14
 LIVELY_SEEDS, LIVELY_REQUESTS = 60, 10
+DRAFTED_SEEDS, DRAFTED_REQUESTS = 20, 10
+RANKED_SEEDS, RANKED_REQUESTS = 24, 16
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 
@@ -117,6 +123,23 @@ def test_lives() -> None:
     with registered_for_life():
         for seed in range(LIVELY_SEEDS):
             assert not lively_differences(lively_case(seed, LIVELY_REQUESTS)), seed
+
+
+def test_speculation(odd: None) -> None:
+    for seed in range(DRAFTED_SEEDS):
+        assert not drafted_differences(drafted_case(seed, DRAFTED_REQUESTS)), seed
+
+
+def test_speculation_in_slices_and_steps(odd: None) -> None:
+    for seed in range(DRAFTED_SEEDS, DRAFTED_SEEDS + SLICED_SEEDS // 2):
+        case = drafted_case(seed, DRAFTED_REQUESTS)
+        whole = drafted_traces_of(finished(session_of(case, events=True)))
+        assert drafted_traces_of(finished(session_of(case, leap=False), 1)) == whole, seed
+
+
+def test_ranks(odd: None) -> None:
+    for seed in range(RANKED_SEEDS):
+        assert not differences(ranked_case(seed, RANKED_REQUESTS)), seed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

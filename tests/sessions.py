@@ -118,7 +118,8 @@ def binned(gaps: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
     """Return the histogram bins of exact gaps by tier, and their counts: bin 64 e + m starts at 2^e (1 + m / 64)."""
     bins, counts = [], []
     for tier in gaps:
-        found = [64 * (gap.bit_length() - 1) + ((gap << 6) >> (gap.bit_length() - 1)) - 64 for gap in tier]
+        known = [max(gap, 1) for gap in tier]  # no gap, between tokens of one iteration, counts as the shortest
+        found = [64 * (gap.bit_length() - 1) + ((gap << 6) >> (gap.bit_length() - 1)) - 64 for gap in known]
         where, count = np.unique(np.array(found, np.int64), return_counts=True)
         bins.append(where.tolist())
         counts.append(count.tolist())

@@ -23,7 +23,7 @@ from replay.study.tune import planned
 from traces.synthetic import from_config
 
 GROUPS = ("cluster", "experiment", "fabric", "failures", "hardware", "kv", "model", "predictor", "prices", "scale",
-          "slo", "stages", "study", "trace")
+          "slo", "speculation", "stages", "study", "trace")
 MEASURED = {"measured"}  # needs a profile file: tests/hardware/test_file.py
 NEEDS_A_FILE = {"recorded": "trace.path", "servegen": "servegen_path"}
 offer_policies([])
@@ -128,6 +128,17 @@ def test_stages_build_a_session(name: str) -> None:
     assert (found.stages == ()) == (name == "none") and config["stages"]["name"] == name
     session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
     assert len(session.state.pipeline.stations) == max(1, len(found.stages)) == max(1, len(config["stages"]) - 1)
+
+
+@pytest.mark.parametrize("name", names("speculation"))
+def test_speculation_builds_a_session(name: str) -> None:
+    """Each drafts as many tokens as its file says; all but one are switched on."""
+    config = composed(f"speculation={name}", "trace.requests=20", "cluster=pd_1p1d")
+    trace = from_config(config["trace"], 0)
+    found = build_cluster(config, trace.block_tokens)
+    assert (found.speculation is None) == (name == "none") and config["speculation"]["name"] == name
+    session = Session(trace, found, settings(config).policies, slo=build_slo(config["slo"]))
+    assert int(session.state.cluster["draft_tokens"][0]) == config["speculation"]["draft_tokens"]
 
 
 @cache

@@ -22,6 +22,7 @@ from replay.fabric import Background
 from replay.kv import DISK, DRAM, Change, Index, Kv, Lsm, Medium, Store
 from replay.result import DIGESTED, Result, digest
 from replay.session import replay
+from replay.speculation import Speculation
 from tests import twin
 from tests.small import PS, small_cluster, small_instance, small_policies, small_profile, small_trace
 from tests.wires import star
@@ -115,6 +116,7 @@ def networked(cluster: Cluster, endpoints: int, **changed: Any) -> Cluster:
 LSM = Lsm((Medium("nvme", 20, 40_000, 20_000, 30), Medium("far", 60, 90_000, 30_000, 200)), 6, False, 3, 3, 300)
 CHANGES = (Change(12_000, "drain", 0, 14_000), Change(20_000, "leave", 1, 20_000), Change(28_000, "join", 0, 28_000),
            Change(32_000, "fail_disk", 2, 32_000), Change(36_000, "repair_disk", 2, 36_000))  # fmt: skip
+DRAFTS = Speculation(np.array([0.75, 0.5, 0.25]), draft_ps=3, draft_request_ps=1, share_ppm=20_000)
 AGING = ("priority_by_tier", {"aging_s": 5e-9})
 URGENT = ("priority_by_tier", {"preemptive": True})
 # name -> trace, cluster, policies
@@ -140,6 +142,9 @@ RUNS: dict[str, tuple[dict[str, Any], Cluster, dict[str, Any]]] = {
     "migration": (
         {"gap_ps": 250, "long": True}, replace(mixed(3, kv_blocks=30), migrate_ps=2000),
         {"route": "random", "migrate": ("llumnix", {"least_gap": 0.5, "enough": 1e6})},
+    ),
+    "drafts": (
+        {"gap_ps": 400, "long": True}, replace(mixed(2, kv_blocks=90), speculation=DRAFTS), {"route": "round_robin"},
     ),
     "dram_pool": ({"requests": FEW, "gap_ps": 900}, tiered(mixed(4, kv_blocks=20), 2), {}),
     "dram_ssd_waiting": (
@@ -218,6 +223,7 @@ def test_the_runs_reach_what_they_are_for() -> None:
     pinned = json.loads(PINNED.read_text())
     assert len({one["digest"] for one in pinned.values()}) == len(RUNS)
     assert pinned["overload_preempts"]["preemptions"] > 0 and pinned["urgent_tiers"]["preemptions"] > 0
+    assert pinned["drafts"]["preemptions"] > 0 == REQUESTS - pinned["drafts"]["finished"]
     assert pinned["aging_and_admission"]["finished"] < REQUESTS == pinned["split"]["finished"]
     assert pinned["locality"]["hit_tokens"] > pinned["random_prefill_first"]["hit_tokens"] > 0
     assert pinned["locality"]["hit_tokens"] > pinned["locality_small_cache"]["hit_tokens"]

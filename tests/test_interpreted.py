@@ -23,11 +23,13 @@ MEASURED = (
     "paths", "crowds", "sharing", "transfers", "fabric", "wires", "traffic", "shipping", "beginning", "side_events",
     "asking", "asking_rows", "accounts", "waiting", "moves", "learning", "ending", "stages", "stage_service",
     "stage_events", "stage_rows", "life", "alive", "lifecycle", "life_timers", "life_rows", "failing", "lost", "losing",
-    "scaling", "cache_rows", "outputs", "dropping",
+    "scaling", "cache_rows", "outputs", "dropping", "drafting", "drafting_rows",
+    "slots", "ranks", "rows_left",
 )  # fmt: skip
 LEFT_OUT = (
     "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",
     "tier_schema", "request_schema", "learning_schema", "stage_schema", "cache_schema", "life_schema",
+    "drafting_schema", "cost_schema",
 )  # fmt: skip
 LEAST_SHARE = 0.95
 

@@ -50,7 +50,8 @@ TIERS = t.int64(t.int64, t.int64, t.int64, t.int64)  # address of the state, ope
 FABRIC = t.int64(*[t.int64] * 7)  # address of the state, operation, two endpoints or other, bytes, kind, what for
 FUNCTION_TYPES = {slot: t.FunctionType(signature)
                   for slot, signature in {**SIGNATURES, "tiers": TIERS, "fabric": FABRIC, "moves": TIERS,
-                                          "learning": TIERS, "life": TIERS, "stages": TIERS}.items()}
+                                          "learning": TIERS, "life": TIERS, "stages": TIERS,
+                                          "drafting": TIERS}.items()}
 ROWS = {"admit": schema.ADMIT, "route": schema.ROUTE, "decode": schema.DECODE_ROUTE, "order": schema.ORDER,
         "batch": schema.BATCH, "evict": schema.EVICT, "fetch": schema.FETCH, "write": schema.WRITE_SLOT,
         "migrate": schema.MIGRATE, "scale": schema.SCALE, "recover": schema.RECOVER}

@@ -10,9 +10,10 @@ from replay.engine.adapters import REQUEST_ROW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import usable_tokens, visible
 from replay.engine.outputs import leaf_of
-from replay.engine.phases import generated_now, settle
+from replay.engine.phases import settle
 from replay.engine.request_schema import PREFIX_KEYS
 from replay.engine.schema import DECODE, DECODING, HANDOFF, PREFILLING, WAITING
+from replay.engine.slots import generated_now
 from replay.engine.stalls import counted_blocks
 
 PS = 1e-12

@@ -18,7 +18,7 @@ from replay.engine.kvcache import (
 from replay.engine.notes import fault, note
 from replay.engine.observing import show_pace
 from replay.engine.outputs import leaf_of, own_part
-from replay.engine.phases import blocks_for, change_count, growth_now, join_decode
+from replay.engine.phases import change_count, growth_now, join_decode
 from replay.engine.preemption import head_preempts, make_room, preempt, spare
 from replay.engine.queues import append_prefill, pop
 from replay.engine.schema import (
@@ -26,9 +26,11 @@ from replay.engine.schema import (
     DECODE,
     DECODING,
     LOG_ADMIT,
+    NEVER_PS,
     NONE,
     PREFILLING,
 )
+from replay.engine.slots import blocks_for
 from replay.engine.stalls import begin_stall, counted_blocks, credit_tiers, may_load
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_CONCLUDE
@@ -48,8 +50,9 @@ def demand(state, i, r):
     block_tokens = state.views[i].block_tokens
     context = request.prompt_tokens + request.generated_tokens
     if job.prefill_left == 0:  # handed off: all but the last token's KV is here
-        grows = 1 if (context - 1) % block_tokens == 0 else 0
-        return blocks_for(context - 1, block_tokens), 0, NONE, 0, 0, grows
+        need = blocks_for(context - 1, block_tokens)
+        grows = blocks_for(context + state.cluster[0].draft_tokens, block_tokens) - need
+        return need, 0, NONE, 0, 0, grows
     node, resident, cached = NONE, 0, 0
     leaf = leaf_of(state, r)
     if state.cluster[0].cache and state.views[i].role != DECODE and leaf >= 0:
@@ -144,10 +147,12 @@ def admit_waiting(state, policies, i, tokens, whole, given):
     before = given
     squares = 0
     admitted = 0
-    while instance.queue >= 0 and view.running < view.max_batch:
+    while instance.queue >= 0 and view.running + instance.late_places < view.max_batch:
         r = instance.queue
         job = state.jobs[r]
         handed = job.prefill_left == 0
+        if state.cluster[0].plans_ahead and job.queued_ps > instance.seen_ps:
+            break
         if not handed and tokens - given <= 0:
             break
         if state.cluster[0].tiered and not handed and may_load(state, r):
@@ -155,7 +160,7 @@ def admit_waiting(state, policies, i, tokens, whole, given):
         need, left, node, resident, cached, grows = demand(state, i, r)
         if whole and not handed and given > 0 and left > tokens - given:
             break
-        if not has_room(state, i, need, cached, grows):
+        if not has_room(state, i, need, cached + instance.late_blocks, grows):
             break
         instance.queue = pop(state.jobs, r)
         if instance.queue < 0:
@@ -235,6 +240,15 @@ def admit_one(state, i, r, need, left, node):
     note(state, LOG_ADMIT, r, i, context - left)
 
 
+@inlined
+def see_all(state, i):
+    """Let instance i form its batch now: it was idle, or had nothing to form one of before. Modified in place."""
+    instance = state.instances[i]
+    instance.seen_ps = NEVER_PS
+    instance.late_blocks = 0
+    instance.late_places = 0
+
+
 @kernel
 def schedule(state, policies, i):
     """Decide the next phase of instance i, which is idle or at the end of an iteration. Modified in place.
@@ -261,6 +275,8 @@ def schedule(state, policies, i):
     given, squares, admitted = 0, 0, 0
     if instance.prefill_head >= 0:
         given, squares = continue_prefills(state, i, tokens, whole)
+    if state.cluster[0].plans_ahead and (instance.left == 0 or (given == 0 and view.decoding == 0)):
+        see_all(state, i)
     if instance.queue >= 0 and not pressed:
         more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
         given += more

@@ -2,15 +2,25 @@
 
 import numpy as np
 
+from replay.engine.drafting_schema import OP_COST
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import take_private
 from replay.engine.notes import fault
 from replay.engine.phases import growth_need, growth_now
 from replay.engine.preemption import head_preempts
+from replay.engine.ranks import plan
 from replay.engine.schema import MAX_LEAP, MAX_TIME_PS, NEVER_PS, TIME_RANGE
 from replay.engine.stalls import stalled_ps
+from replay.engine.state import address_of
 from replay.engine.timing import iteration_cost, leap_ps
 from replay.engine.tree import set_event
+
+
+@inlined
+def comes_late(state, i, r):
+    """Whether the next batch of instance i, formed before this moment, may lack request r only for that reason."""
+    instance = state.instances[i]
+    return instance.late_places > 0 or instance.late_blocks > 0 or state.jobs[r].queued_ps > instance.seen_ps
 
 
 @kernel
@@ -22,6 +32,8 @@ def restless(state, i, pressed):
     if instance.queue < 0 and instance.prefill_head < 0:
         return False
     if state.cluster[0].batch_reads_blocks or state.cluster[0].rekeys and instance.queue >= 0:
+        return True
+    if state.cluster[0].plans_ahead and instance.queue >= 0 and comes_late(state, i, instance.queue):
         return True
     return head_preempts(state, i) >= 0
 
@@ -55,6 +67,9 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     """Start the iterations of instance i at now, or let it be idle. Modified in place."""
     instance = state.instances[i]
     view = state.views[i]
+    if state.cluster[0].in_step:
+        plan(state, i, given, squares, decodes)
+        return
     now_ps = state.cluster[0].now_ps
     leaf = state.cluster[0].num_instances + i
     if given == 0 and not decodes:
@@ -65,11 +80,14 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     decoding = view.decoding if decodes else 0
     kv_tokens = instance.kv_tokens if decodes else 0
     base_ps, growth_ps, straight = iteration_cost(state.cost, instance.profile, given, decoding, kv_tokens, squares)
+    drafts = decodes and state.cluster[0].draft_tokens > 0
+    if drafts:
+        base_ps += state.policies.drafting(address_of(state), OP_COST, given, i)
     base_ps = max(base_ps, 1)
     if instance.stall_ps > 0:
         base_ps = stalled_ps(state, i, base_ps)
     count = 1
-    if given == 0 and state.cluster[0].leap and not restless(state, i, pressed):
+    if given == 0 and state.cluster[0].leap and not drafts and not restless(state, i, pressed):
         count = leap_length(state, i, straight, base_ps, growth_ps)
     instance.start_ps = now_ps
     instance.base_ps = base_ps

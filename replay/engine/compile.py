@@ -13,11 +13,10 @@ from replay.engine.jit import compile_helpers
 from replay.engine.kernel import advance
 from replay.engine.schema import Policies, State
 from replay.engine.state import policies_at, state_at, state_from, table
-from replay.policy import SLOTS
 from traces.jit import FOLDER, INTERPRETED, entry
 
 USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a machine like that of the README's figures
-USUAL_STAGES_SECONDS = 4
+USUAL_STAGES_SECONDS, USUAL_DRAFTING_SECONDS = 4, 3
 
 _compiling = RLock()
 _compiled: list[Callable[..., int]] = []
@@ -27,6 +26,7 @@ _operate_moves: Any = None  # replay.engine.moves.operate_moves, likewise
 _operate_learning: Any = None  # replay.engine.learning.operate_learning, likewise
 _operate_life: Any = None  # replay.engine.life.operate_life, likewise
 _operate_stages: Any = None  # replay.engine.stages.operate_stages, likewise
+_operate_drafting: Any = None  # replay.engine.drafting.operate_drafting, likewise
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,11 +53,11 @@ def is_compiled(name: str = "advance_table") -> bool:
 
 def advance_table(
     words, admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover,
-    tiers, fabric, moves, learning, life, stages, max_events
+    tiers, fabric, moves, learning, life, stages, drafting, max_events
 ):
     """Run `advance` on the state behind a table of addresses (see replay.engine.state)."""
     policies = policies_at(words, admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover,
-                           tiers, fabric, moves, learning, life, stages)  # fmt: skip
+                           tiers, fabric, moves, learning, life, stages, drafting)  # fmt: skip
     return advance(state_at(words), policies, max_events)
 
 
@@ -89,6 +89,11 @@ def life_at(address, operation, what, i):
 def stages_at(address, operation, what, i):
     """Run `operate_stages` on the state at an address."""
     return _operate_stages(state_from(address), operation, what, i)
+
+
+def drafting_at(address, operation, what, i):
+    """Run `operate_drafting` on the state at an address."""
+    return _operate_drafting(state_from(address), operation, what, i)
 
 
 def no_migrate(instances, now_ps, tunables):
@@ -147,7 +152,7 @@ def load() -> None:
             return
         if not is_compiled():
             compile_helpers(needed_by("replay.engine.kernel"))
-        types = [FUNCTION_TYPES[slot] for slot in (*SLOTS, "tiers", "fabric", "moves", "learning", "life", "stages")]
+        types = [FUNCTION_TYPES[name] for name in Policies._fields]
         _compiled.append(entry(t.int64(t.Array(t.int64, 1, "C"), *types, t.int64))(advance_table))
 
 
@@ -203,6 +208,15 @@ def stages_function(there: bool) -> Callable[..., int]:
     if there:
         from replay.engine.stages import operate_stages as _operate_stages
     return _part(TIERS, stages_at, "replay.engine.stages") if there else _part(TIERS, no_tiers)
+
+
+@cache
+def drafting_function(there: bool) -> Callable[..., int]:
+    """Return the function that runs speculative decoding, as `hierarchy_function`."""
+    global _operate_drafting
+    if there:
+        from replay.engine.drafting import operate_drafting as _operate_drafting
+    return _part(TIERS, drafting_at, "replay.engine.drafting") if there else _part(TIERS, no_tiers)
 
 
 def _part(signature: Any, function: Callable[..., int], module: str | None = None) -> Callable[..., int]:

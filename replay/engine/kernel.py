@@ -4,9 +4,10 @@ from replay.engine.accounts import charge_output, note_output
 from replay.engine.ahead import bring_arrivals
 from replay.engine.alive import note_finish, note_first_token
 from replay.engine.batching import schedule
+from replay.engine.drafting_schema import OP_VERIFIED
 from replay.engine.ending import conclude
-from replay.engine.fabric_schema import OP_SHARE, SPARE_FLOWS
-from replay.engine.handoff import deliver, handoff
+from replay.engine.fabric_schema import OP_SHARE
+from replay.engine.handoff import deliver, handoff, wake
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
 from replay.engine.learning_schema import OP_LEARN
@@ -18,6 +19,7 @@ from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop
 from replay.engine.request_schema import OP_GO, OP_MOVE
 from replay.engine.routing import arrive, drain
+from replay.engine.rows_left import is_full
 from replay.engine.schema import (
     BROKEN_LAW,
     DECODE,
@@ -172,7 +174,11 @@ def end_iteration(state, policies, i):
     instance = state.instances[i]
     settle_iterations(state, i, instance.left)
     instance.left = -1
+    if instance.decodes and state.cluster[0].draft_tokens > 0:
+        state.policies.drafting(address_of(state), OP_VERIFIED, 0, i)
     gone = 0
+    running = state.views[i].running
+    room = state.views[i].free_blocks + state.views[i].cached_blocks
     if instance.decodes and instance.iteration >= instance.next_finish:
         if state.cluster[0].staged:
             issue_due(state, i)
@@ -181,11 +187,18 @@ def end_iteration(state, policies, i):
         gone += advance_prefills(state, policies, i)
     if instance.gives:
         gone += state.policies.moves(address_of(state), OP_GO, 0, i)
+    if state.cluster[0].plans_ahead:
+        instance.seen_ps = instance.start_ps - (instance.base_ps - instance.growth_ps)
+        instance.late_places = running - state.views[i].running
+        instance.late_blocks = max(0, state.views[i].free_blocks + state.views[i].cached_blocks - room)
     if gone > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
     admitted = schedule(state, policies, i)
     if admitted > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
+    if state.cluster[0].in_step:
+        for k in range(instance.first_rank, instance.first_rank + instance.ranks):
+            wake(state, policies, k)
 
 
 @inlined
@@ -208,41 +221,6 @@ def next_arrival(state):
     return r
 
 
-@inlined
-def log_is_full(state):
-    """Whether one more event might not fit into the event log."""
-    cluster = state.cluster[0]
-    if not cluster.log:
-        return False
-    requests = cluster.held_count + 2 * state.batch.shape[2] + 8
-    if cluster.lives:  # an event may reach all instances, and what is on none of them
-        requests += state.lives.setting[0].aside + 2 * cluster.num_instances
-        for i in range(cluster.num_instances):
-            requests += state.views[i].waiting + state.views[i].running
-    return cluster.log_count + 8 * requests > len(state.log)
-
-
-@inlined
-def changes_are_full(state):
-    """Whether one more event might not fit into the list of changes that belief has not seen yet."""
-    cluster = state.cluster[0]
-    used = cluster.changes_end - cluster.changes_begin
-    return cluster.lagged and used > len(state.hierarchy.changes) // 2
-
-
-@inlined
-def flows_are_full(state):
-    """Whether one more event might begin more flows than there are rows for."""
-    return state.cluster[0].fabric and state.wires.net[0].flows_taken + SPARE_FLOWS > len(state.wires.flows)
-
-
-@inlined
-def moments_are_full(state):
-    """Whether one more event might change more instances than there are rows for."""
-    cluster = state.cluster[0]
-    return cluster.lives and state.lives.setting[0].moments + 4 * cluster.num_instances > len(state.lives.moments)
-
-
 @kernel
 def advance(state, policies, max_events):
     """Run at most `max_events` events of a replay, modified in place.
@@ -253,7 +231,7 @@ def advance(state, policies, max_events):
     """
     cluster = state.cluster[0]
     for _ in range(max_events):
-        if log_is_full(state) or changes_are_full(state) or flows_are_full(state) or moments_are_full(state):
+        if is_full(state):
             return PAUSED
         time_ps, leaf = first_event(state.tree)
         r = next_arrival(state)

@@ -9,6 +9,7 @@ from replay.engine import schema
 from replay.engine.adapters import tunables
 from replay.engine.asking_rows import CHANGING, asking_of, count_waiting, note_questions
 from replay.engine.cache_rows import cache_of, foresight
+from replay.engine.drafting_rows import copy_drafting, drafting_of
 from replay.engine.hierarchy import extend, hierarchy_of, no_hierarchy, settings_of
 from replay.engine.learning_schema import LEARNING
 from replay.engine.life_rows import CHANGING as CHANGING_LIVES
@@ -87,6 +88,7 @@ def state_of(
         asking=asking,
         lives=no_lives(),
         pipeline=pipeline_of(trace, cluster.stages, options["seed"], num_tiers) if cluster.stages else no_pipeline(),
+        speculation=drafting_of(cluster.speculation, len(trace)),
         policies=None,
     )
     if tiered:
@@ -143,7 +145,7 @@ def copy(state: State) -> State:
     num_instances = int(state.cluster["num_instances"][0])
     return state._replace(**changed, views=views, prefill_views=shown[:num_prefill], hierarchy=hierarchy, wires=wires,
                           decode_views=shown[num_instances - num_decode : num_instances], cache=cache, asking=asking,
-                          lives=lives, pipeline=pipeline)
+                          lives=lives, pipeline=pipeline, speculation=copy_drafting(state.speculation))
 
 
 def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], options: Mapping[str, Any],
@@ -159,8 +161,10 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
+    row["in_step"], row["plans_ahead"] = cluster.ranks > 1, cluster.plan_ahead
     row["pooled"], row["staged"] = cluster.mixed_pool, bool(cluster.stages)
     row["lives"] = cluster.life is not None
+    row["draft_tokens"] = cluster.speculation.draft_tokens if cluster.speculation is not None else 0
     row["migrates"], row["migrate_ps"] = cluster.migrate_ps > 0, cluster.migrate_ps
     row["plain_lookup"] = 1
     row["common_store"] = NONE
@@ -256,6 +260,7 @@ def _instances(cluster: "Cluster") -> tuple[np.ndarray, np.ndarray, Cost]:
             rows[key] = len(profiles)
             profiles.append(_profile(instance, cluster.layers, tables))
         instances["profile"][k] = rows[key]
+        instances["first_rank"][k], instances["ranks"][k] = k - k % cluster.ranks, cluster.ranks
         _view(views[k : k + 1], instance)
     cost = Cost(np.concatenate(profiles), np.concatenate(tables).astype(schema.SEGMENT))
     return views, instances, cost
@@ -270,8 +275,10 @@ def _profile(instance: Any, layers: int, tables: list[np.ndarray]) -> np.ndarray
     row["layers"] = layers
     decode_table = profile.token_table if profile.decode_table is None else profile.decode_table
     mixed_table = profile.kv_table if profile.mixed_kv_table is None else profile.mixed_kv_table
+    together = (("together", profile.together_table), ("fullest", profile.fullest_table),
+                ("captured", profile.captured_table))  # fmt: skip
     for name, table in (("token", profile.token_table), ("decode", decode_table), ("kv", profile.kv_table),
-                        ("mixed", mixed_table)):  # fmt: skip
+                        ("mixed", mixed_table), *(pair for pair in together if pair[1] is not None)):  # fmt: skip
         row[f"{name}_first"] = sum(map(len, tables))
         row[f"{name}_count"] = len(table)
         tables.append(table)

@@ -8,10 +8,11 @@ from replay.engine.jit import kernel
 from replay.engine.links import send, transfer_ps
 from replay.engine.notes import fault, note
 from replay.engine.observing import show_counts
-from replay.engine.phases import blocks_for, change_count, cut, generated_now, leave_decode, settle
+from replay.engine.phases import change_count, cut, leave_decode, settle
 from replay.engine.preemption import end_spell
 from replay.engine.request_schema import OP_MOVE
 from replay.engine.schema import BAD_MIGRATE, DECODING, HANDOFF, LOG_HANDOFF, NEVER_PS, NONE, RUNNING
+from replay.engine.slots import blocks_for, generated_now
 from replay.engine.tree import set_event
 
 
@@ -78,7 +79,7 @@ def begin_move(state, i, j):
     r = choose_mover(state, i)
     if r < 0:
         return
-    most = state.requests[r].prompt_tokens + state.jobs[r].output_tokens - 1
+    most = state.requests[r].prompt_tokens + state.jobs[r].output_tokens - 1 + state.cluster[0].draft_tokens
     if blocks_for(most, state.views[j].block_tokens) > state.views[j].total_blocks:
         return
     move.request = r

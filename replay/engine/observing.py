@@ -6,8 +6,9 @@ from replay.engine.eviction_queue import first_queued
 from replay.engine.fabric_schema import OP_SHOW
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import hit_tokens, resident_blocks, usable_tokens
-from replay.engine.phases import generated_now, settle
+from replay.engine.phases import settle
 from replay.engine.schema import NONE, RUNNING
+from replay.engine.slots import generated_now
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_BELIEVE
 

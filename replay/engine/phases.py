@@ -7,6 +7,7 @@ moves the start of the phase forward; the rest of the phase is unchanged: settli
 import numpy as np
 
 from replay.engine.accounts import charge_decodes
+from replay.engine.drafting_schema import OP_JOIN, OP_LEAVE
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import take_private
 from replay.engine.schema import (
@@ -17,6 +18,8 @@ from replay.engine.schema import (
     NONE,
     RUNNING,
 )
+from replay.engine.slots import blocks_for, due_at, generated_now
+from replay.engine.state import address_of
 from replay.engine.timing import leap_count, leap_ps
 from replay.engine.tree import set_event
 
@@ -55,13 +58,6 @@ def count_gaps(state, i, base_ps, growth_ps, count):
             if requests > 0:
                 histogram[tier, where] += requests * run
         done += run
-
-
-@inlined
-def generated_now(state, i, slot):
-    """Return the output tokens that the request in a slot of instance i has, as far as the instance is settled."""
-    left = state.batch[i, FINISH_AT, slot] - state.instances[i].iteration
-    return state.jobs[state.batch[i, RUNNING, slot]].output_tokens - left
 
 
 @kernel
@@ -214,12 +210,6 @@ def cut(state, i):
 
 
 @inlined
-def blocks_for(tokens, block_tokens):
-    """Return the KV blocks that hold so many tokens."""
-    return (tokens + block_tokens - 1) // block_tokens
-
-
-@inlined
 def change_count(state, i):
     """Add the time since the last change to the instance's request-seconds, before `waiting` or `running` changes."""
     instance = state.instances[i]
@@ -229,14 +219,6 @@ def change_count(state, i):
     instance.waiting_area += elapsed_s * view.waiting
     instance.running_area += elapsed_s * view.running
     instance.changed_ps = now_ps
-
-
-@inlined
-def due_at(state, r, finish_at):
-    """Return the iteration after which decoding request r is looked at: its last, or when a segment of it is full."""
-    if not state.cluster[0].staged:
-        return finish_at
-    return finish_at - max(0, state.jobs[r].output_tokens - state.pipeline.journeys[r].next_tokens)
 
 
 @inlined
@@ -261,8 +243,10 @@ def join_decode(state, i, r):
     due = due_at(state, r, finish_at)
     if slot == 0 or due < instance.next_finish:
         instance.next_finish = due
-    residue = (instance.residue + 1 - context) % state.growth.shape[1]
-    state.growth[i, residue] += 1
+    if state.cluster[0].draft_tokens > 0:
+        state.policies.drafting(address_of(state), OP_JOIN, r, i)
+    else:
+        state.growth[i, (instance.residue + 1 - context) % state.growth.shape[1]] += 1
     state.tiers[i, request.tier] += 1
     instance.kv_tokens += context
     view.decoding += 1
@@ -280,8 +264,12 @@ def leave_decode(state, i, slot):
     job = state.jobs[r]
     generated = generated_now(state, i, slot)
     context = request.prompt_tokens + generated
-    residue = (instance.residue + 1 - context) % state.growth.shape[1]
-    state.growth[i, residue] -= 1
+    request.generated_tokens = generated
+    if state.cluster[0].draft_tokens > 0:
+        blocks = state.policies.drafting(address_of(state), OP_LEAVE, r, i)
+    else:
+        blocks = blocks_for(context - 1, view.block_tokens)
+        state.growth[i, (instance.residue + 1 - context) % state.growth.shape[1]] -= 1
     state.tiers[i, request.tier] -= 1
     instance.kv_tokens -= context
     if state.batch[i, LAST_TOKEN, slot] >= 0:
@@ -289,8 +277,7 @@ def leave_decode(state, i, slot):
     else:
         job.last_token_ps = instance.last_decode_ps
     job.max_itl_ps = state.batch[i, MAX_GAP, slot]
-    request.generated_tokens = generated
-    job.private_blocks = blocks_for(context - 1, view.block_tokens) - job.pinned_blocks
+    job.private_blocks = blocks - job.pinned_blocks
     last = view.decoding - 1
     if slot != last:
         for column in range(4):

@@ -28,6 +28,8 @@ def push_waiting(state, policies, i, r):
     """Put request r into the queue of instance i under a new key, modified in place."""
     state.jobs[r].stage = WAITING
     state.jobs[r].instance = i
+    if state.cluster[0].plans_ahead:
+        state.jobs[r].queued_ps = state.cluster[0].now_ps
     if state.cluster[0].fair:
         join_waiting(state, i, r)
     if state.cluster[0].promises:

@@ -16,7 +16,7 @@ from replay.engine.life_schema import OP_AWAIT, OP_LOST, OP_RESTORE
 from replay.engine.links import fetch, fetch_gain
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
-from replay.engine.phases import blocks_for, change_count, settle
+from replay.engine.phases import change_count, settle
 from replay.engine.queues import pop, push
 from replay.engine.schema import (
     ADMIT,
@@ -37,6 +37,7 @@ from replay.engine.schema import (
     ROUTE,
     STAGED,
 )
+from replay.engine.slots import blocks_for
 from replay.engine.stage_schema import OP_ADMITTED, OP_ENTER
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
@@ -275,9 +276,10 @@ def dispatch(state, policies, r, i, source):
     """Send request r to instance i, fetching its prefix from `source` first if that holds more. Modified in place."""
     view = state.views[i]
     job = state.jobs[r]
-    context = state.requests[r].prompt_tokens + state.requests[r].generated_tokens  # it may have been elsewhere before
+    request = state.requests[r]
+    context = request.prompt_tokens + request.generated_tokens  # it may have been elsewhere before
     leaves = view.role == PREFILL or state.cluster[0].pooled
-    last = context if leaves else state.requests[r].prompt_tokens + job.output_tokens - 1
+    last = context if leaves else request.prompt_tokens + job.output_tokens - 1 + state.cluster[0].draft_tokens
     if blocks_for(last, view.block_tokens) > view.total_blocks:
         note(state, LOG_FAIL, r, i, 0)
         end_unserved(state, r, FAILED)

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from replay.engine.cache_schema import Cache, Cost
+from replay.engine.cost_schema import PROFILE as PROFILE
+from replay.engine.cost_schema import SEGMENT as SEGMENT
+from replay.engine.drafting_schema import Drafting
 from replay.engine.fabric_schema import Wires
 from replay.engine.life_schema import Lives
 from replay.engine.request_schema import Asking
@@ -56,6 +59,7 @@ JOB = np.dtype([
     ("max_itl_ps", "i8"),
     ("key", "f8"), ("margin", "f8"),         # order key in its queue, and by how much it must be lower to preempt
     ("deliver_ps", "i8"),
+    ("queued_ps", "i8"),                     # when it joined the queue of its instance, where batches are formed ahead
     ("think_ps", "i8"),                      # of a turn: think time, then time of arrival until it arrives, then 0
     ("output_tokens", "i4"), ("leaf", "i4"),  # truth; deepest trie node of the prompt
     ("pinned", "i4"),                        # deepest trie node held on the current instance
@@ -136,18 +140,11 @@ INSTANCE = np.dtype([
     ("profile", "i4"),
     ("private_blocks", "i8"), ("pinned_blocks", "i8"),
     ("tokens_out", "i8"),
+    ("first_rank", "i4"), ("ranks", "i4"),  # of its group, where instances step together; the number of them
+    ("phase_squares", "i8"),       # of the chunks that it runs next, there
+    # where batches are formed ahead: who joined the queue later was not seen; what came free later was not counted
+    ("seen_ps", "i8"), ("late_blocks", "i8"), ("late_places", "i4"),
 ], align=True)
-
-# cost of an iteration (see timing.iteration_ps)
-PROFILE = np.dtype([
-    ("prefill_token_ps", "i8"), ("prefill_token_sq_fs", "i8"), ("decode_request_ps", "i8"), ("mixed_request_ps", "i8"),
-    ("transfer_token_fs", "i8"), ("transfer_latency_ps", "i8"),
-    ("token_first", "i4"), ("token_count", "i4"), ("kv_first", "i4"), ("kv_count", "i4"),
-    ("decode_first", "i4"), ("decode_count", "i4"),  # in place of token where nothing is prefilled
-    ("mixed_first", "i4"), ("mixed_count", "i4"),    # in place of kv where something is
-    ("layers", "i4"),
-], align=True)
-SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 
 # compressed trie of the trace, in KV blocks of the cluster
 NODE = np.dtype([
@@ -240,7 +237,10 @@ CLUSTER = np.dtype([
     ("outputs", "i1"),                      # what requests generate stays in the cache
     ("lives", "i1"),                        # instances start, drain, fail: see life
     ("away", "i4"), ("draining", "i4"),     # instances that routers do not take to be there; that drain
+    ("in_step", "i1"),                      # instances of a group begin and end iterations together: see ranks
+    ("plans_ahead", "i1"),                  # a batch is formed while the iteration before runs
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
+    ("draft_tokens", "i4"),                 # that each decoding request proposes in an iteration, 0 for none
 ], align=True)
 
 # what a fetch policy may know of a load
@@ -280,6 +280,7 @@ class Policies(NamedTuple):
     learning: Any
     life: Any
     stages: Any
+    drafting: Any
 
 
 class State(NamedTuple):
@@ -308,4 +309,5 @@ class State(NamedTuple):
     asking: Asking
     lives: Lives
     pipeline: Pipeline
+    speculation: Drafting
     policies: Any  # Policies, for interpreted code; compiled code finds them behind the state's table

@@ -2,9 +2,9 @@
 
 from replay.engine.ending import conclude
 from replay.engine.jit import inlined, kernel
-from replay.engine.phases import due_at, generated_now
 from replay.engine.routing import go_on
 from replay.engine.schema import FINISH_AT, JOINING, NEVER_PS, PENDING, RUNNING
+from replay.engine.slots import due_at, generated_now
 from replay.engine.stage_schema import ENDED, OP_DECODED, OP_STAGE_EVENT, OP_TOKENS
 from replay.engine.state import address_of
 

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr, models, overload, register_model
 
-from replay.engine import fabric_schema, life_schema, request_schema, schema, stage_schema, tier_schema
+from replay.engine import drafting_schema, fabric_schema, life_schema, request_schema, schema, stage_schema, tier_schema
 from replay.engine.adapters import FUNCTION_TYPES
 from replay.engine.schema import State
 
@@ -68,15 +68,17 @@ ARRAYS: dict[str, tuple[Any, int]] = {
     "pipe": (stage_schema.PIPE, 1), "stations": (stage_schema.STATION, 1), "benches": (stage_schema.BENCH, 1),
     "tasks": (stage_schema.TASK, 1), "calls": (stage_schema.CALL, 1), "journeys": (stage_schema.JOURNEY, 1),
     "lines": (np.dtype("i4"), 3), "agendas": (np.dtype("i8"), 1),
+    "drafting": (drafting_schema.DRAFTING, 1), "drafts": (drafting_schema.DRAFT, 1), "reach": (np.dtype("f8"), 1),
 }
 # in compiled code these are the state itself
-GROUPS = ("cache", "cost", "hierarchy", "wires", "asking", "lives", "pipeline")
+GROUPS = ("cache", "cost", "hierarchy", "wires", "asking", "lives", "pipeline", "speculation")
 
 
 def arrays(state: State) -> list[np.ndarray]:
     """Return every array of a state in the order of the table."""
     flat = {**state._asdict(), **state.cache._asdict(), **state.cost._asdict(), **state.hierarchy._asdict(),
-            **state.wires._asdict(), **state.asking._asdict(), **state.lives._asdict(), **state.pipeline._asdict()}
+            **state.wires._asdict(), **state.asking._asdict(), **state.lives._asdict(), **state.pipeline._asdict(),
+            **state.speculation._asdict()}
     return [flat[name] for name in ARRAYS]
 
 
@@ -138,7 +140,7 @@ register_model(PoliciesType)(models.OpaqueModel)
 
 @intrinsic
 def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover,
-                tiers, fabric, moves, learning, life, stages):
+                tiers, fabric, moves, learning, life, stages, drafting):
     """Keep first-class functions behind the table and return them as one pointer."""
 
     def build(context, builder, signature, arguments):
@@ -150,7 +152,7 @@ def policies_at(typingctx, table_type, admit, route, decode, order, batch, evict
         return builder.bitcast(base, cgutils.voidptr_t)
 
     functions = (admit, route, decode, order, batch, evict, fetch, write, migrate, scale, recover, tiers, fabric, moves,
-                 learning, life, stages)
+                 learning, life, stages, drafting)
     return POLICIES(table_type, *functions), build
 
 

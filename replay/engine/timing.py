@@ -54,6 +54,28 @@ def iteration_cost(cost, profile, prefill_tokens, decoding, kv_tokens, squares):
 
 
 @inlined
+def table_cost(cost, first, count, x):
+    """Return the value at x of the table of `count` segments from row `first`, 0 for none [ps]."""
+    if count == 0:
+        return 0
+    s = segment_at(cost.segments, first, count, x)
+    return cost.segments[s].base_ps + cost.segments[s].slope_ps * (x - cost.segments[s].start)
+
+
+@inlined
+def shared_cost(cost, profile, tokens, fullest, prefills):
+    """Return what an iteration of ranks in step takes beside the slowest of them [ps].
+
+    tokens : of all ranks; fullest : of the rank with the most; prefills : how many of them are of prompts
+    """
+    p = cost.profiles[profile]
+    if prefills == 0:
+        return table_cost(cost, p.captured_first, p.captured_count, fullest)
+    return (table_cost(cost, p.together_first, p.together_count, tokens)
+            + table_cost(cost, p.fullest_first, p.fullest_count, fullest))  # fmt: skip
+
+
+@inlined
 def leap_ps(base_ps, growth_ps, count):
     """Return how long `count` iterations take: the first base_ps, each next growth_ps more."""
     return base_ps * count + growth_ps * (count * (count - 1) // 2)

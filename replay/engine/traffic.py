@@ -6,8 +6,9 @@ from replay.engine.fabric_schema import EXCHANGE, HANDOFF_KIND, LAYERWISE, OP_BE
 from replay.engine.jit import inlined, kernel
 from replay.engine.notes import fault
 from replay.engine.observing import show_counts, tell_own
-from replay.engine.phases import blocks_for, change_count
+from replay.engine.phases import change_count
 from replay.engine.schema import BAD_DECODE, DECODE_ROUTE, NEVER_PS, PREFILL
+from replay.engine.slots import blocks_for
 from replay.engine.state import address_of
 from replay.engine.tree import set_event
 
@@ -49,7 +50,8 @@ def choose_target(state, policies, i, r):
     j = cluster.first_decode + chosen
     view = state.views[j]
     job.decode_instance = j
-    if blocks_for(request.prompt_tokens + job.output_tokens - 1, view.block_tokens) > view.total_blocks:
+    last = request.prompt_tokens + job.output_tokens - 1 + cluster.draft_tokens
+    if blocks_for(last, view.block_tokens) > view.total_blocks:
         return False
     if j == i:
         return True

@@ -6,9 +6,10 @@ from replay.engine.accounts import service_of
 from replay.engine.asking import shown
 from replay.engine.jit import inlined, kernel
 from replay.engine.notes import fault
-from replay.engine.phases import generated_now, settle
+from replay.engine.phases import settle
 from replay.engine.queues import push
 from replay.engine.schema import BAD_ORDER, NONE, ORDER, RUNNING
+from replay.engine.slots import generated_now
 
 
 @kernel

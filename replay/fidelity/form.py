@@ -38,8 +38,12 @@ class Fit:
     decode_request_ps: int
     prefill_token_sq_fs: int
     errors: dict[str, tuple[float, float, float]]
-    mixed_kv_table: None = None  # these two of a profile stay as without them
+    mixed_kv_table: None = None  # these of a profile stay as without them
     mixed_request_ps: int = 0
+    ranks: int = 1
+    together_table: None = None
+    fullest_table: None = None
+    captured_table: None = None
 
 
 def fit(seconds: Seconds, grid: Iterations) -> Fit:

@@ -10,6 +10,7 @@ source : layout of LLMServingSim's profiler (casys-kaist/LLMServingSim); CUDA gr
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from scipy.optimize import lsq_linear
 
 from replay.errors import ConfigError
 from replay.fidelity.asked import Asked
+from replay.fidelity.experts import ALONE, Spread, exchange_us, experts_us, interpolated
 from replay.hardware.model import Model, model_of
 from replay.hardware.profile import Profile, table
 
@@ -24,6 +26,7 @@ CAPTURED = (1, 2, 4, *range(8, 513, 8))
 ONCE = ("embedding", "final_layernorm")
 US = 10**6  # ps
 MOST_TOKENS = 2**20
+FEW = np.arange(1, 257)  # tokens at which the number of distinct experts still rises
 KNOTS = 24  # of a table over KV tokens
 POWER = 0.5  # errors are weighed between relative and absolute
 # What is fitted: contexts from 128 to 4,096 tokens, 2^18 of them at most in a batch, chunks from 128 tokens.
@@ -73,7 +76,7 @@ def build(folder: str | Path, asked: Asked) -> Profile:
     """
     model = model_of(asked.model_node())
     name = f"{asked.gpu or Path(folder).parts[-5]}_{model.name}"
-    profile = profile_of(read(Path(folder)), model, asked.host_s or 0.0, asked.ep, name)
+    profile = profile_of(read(Path(folder)), model, asked.host_s or 0.0, Spread(asked.ep), name)
     return replace(profile, price_per_hour=asked.price_per_gpu_hour)
 
 
@@ -110,22 +113,25 @@ def _skew(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             for (name,), part in found.group_by("regime")}  # fmt: skip
 
 
-def profile_of(layers: Layers, model: Model, host_s: float = 0.0, ep: int = 1, name: str = "layers") -> Profile:
+def profile_of(layers: Layers, model: Model, host_s: float = 0.0, spread: Spread = ALONE, name: str = "layers"
+               ) -> Profile:  # fmt: skip
     """Compile measured layers into a profile.
 
     host_s  : what an iteration takes beside the GPU
-    ep      : GPUs that share the experts of a mixture
+    spread  : ranks that share the experts of a mixture and step together; a profile of several is for cluster.ranks
     returns : Profile without memory limit or price; its interpolation_error is the median over the measured points of
               attention, as a share of the iteration they belong to
     """
-    decode = _fit_decode(layers, model, ep)
-    mixed = _fit_mixed(layers, model, ep)
+    decode = _fit_decode(layers, model, spread)
+    mixed = _fit_mixed(layers, model, spread)
     host_us = host_s * 1e6
     error = float(np.median(np.abs(np.concatenate([decode.errors, mixed.errors]))))
     return Profile(
         name=name,
-        token_table=_tokens(layers, model, ep, mixed, host_us),
-        decode_table=_decodes(layers, model, ep, decode, host_us),
+        token_table=_tokens(layers, model, spread, mixed, host_us),
+        decode_table=_decodes(layers, model, spread, decode, host_us),
+        ranks=spread.ranks,
+        **_shared(layers, model, spread),
         kv_table=_rising(_unequal(layers, "pure", decode.kv)),
         mixed_kv_table=_rising(_unequal(layers, "mixed", mixed.kv)),
         prefill_token_ps=0,
@@ -154,56 +160,47 @@ class Fit:
     errors: np.ndarray
 
 
-def dense_us(layers: Layers, tokens: np.ndarray, model: Model, ep: int = 1) -> np.ndarray:
-    """Return what an iteration takes for its tokens but for attention: layers, experts, embedding, last norm."""
-    found = model.layers * _interpolated(*layers.dense, tokens) + _interpolated(*layers.once, tokens)
-    return found if layers.experts is None else found + model.layers * experts_us(layers.experts, tokens, model, ep)
+def dense_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread = ALONE) -> np.ndarray:
+    """Return what an iteration takes for its tokens but for attention: layers, embedding, last norm.
 
-
-def experts_us(measured: pl.DataFrame, tokens: np.ndarray, model: Model, ep: int = 1) -> np.ndarray:
-    """Return what the experts of a layer take: at as many distinct ones as tokens that choose at random touch.
-
-    ep : GPUs that share the experts, each with as many tokens; what they send each other is not measured
+    Experts count where a rank has them all; what ranks share is in `shared_us`.
     """
-    touched = model.distinct_experts(ep * tokens) / ep
-    grid = measured.pivot(on="activated_experts", index="tokens", values="time_us").sort("tokens")
-    sizes = np.array([int(column) for column in grid.columns[1:]])
-    counts = grid["tokens"].to_numpy().astype(float)
-    found = np.empty(len(tokens))
-    for place, (count, distinct) in enumerate(zip(tokens, touched, strict=True)):
-        times = []
-        for size in sizes:
-            known = grid[str(size)].is_not_null().to_numpy()
-            times.append(_interpolated(counts[known], grid[str(size)].to_numpy()[known], np.array([count]))[0])
-        found[place] = np.interp(distinct, sizes, times)
-    return found
+    found = model.layers * interpolated(*layers.dense, tokens) + interpolated(*layers.once, tokens)
+    return found if spread.ranks > 1 else found + shared_us(layers, tokens, model, spread)
+
+
+def shared_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread) -> np.ndarray:
+    """Return what the experts take, and the exchange between ranks that have as many tokens each."""
+    if layers.experts is None:
+        return np.zeros(len(tokens))
+    each = experts_us(layers.experts, spread.ranks * tokens, model, spread.ranks) + exchange_us(tokens, model, spread)
+    return model.layers * each
+
+
+def whole_us(layers: Layers, tokens: np.ndarray, model: Model, spread: Spread) -> np.ndarray:
+    """Return the same with what ranks share, all ranks alike."""
+    found = dense_us(layers, tokens, model, spread)
+    return found + shared_us(layers, tokens, model, spread) if spread.ranks > 1 else found
 
 
 def heads_us(layers: Layers, sequences: np.ndarray) -> np.ndarray:
     """Return what the output projection and the sampler take."""
-    return _interpolated(*layers.per_sequence, sequences)
+    return interpolated(*layers.per_sequence, sequences)
 
 
-def _interpolated(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Interpolate linearly; beyond the last point go on with the last slope, before the first with its value."""
-    inside = np.interp(at, x, y)
-    slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return np.where(at > x[-1], y[-1] + slope * (at - x[-1]), inside)
-
-
-def _fit_decode(layers: Layers, model: Model, ep: int) -> Fit:
+def _fit_decode(layers: Layers, model: Model, spread: Spread) -> Fit:
     rows = layers.attention.filter((pl.col("prefill_chunk") == 0) & (pl.col("n_decode") > 0), USUAL)
     batch, each, time = (rows[name].to_numpy() for name in ("n_decode", "kv_decode", "time_us"))
-    rest = dense_us(layers, padded(batch), model, ep) + heads_us(layers, batch)
+    rest = whole_us(layers, padded(batch), model, spread) + heads_us(layers, batch)
     return _fitted(batch, batch * each, {}, model.layers * time, rest)
 
 
-def _fit_mixed(layers: Layers, model: Model, ep: int) -> Fit:
+def _fit_mixed(layers: Layers, model: Model, spread: Spread) -> Fit:
     rows = layers.attention.filter(pl.col("prefill_chunk") > 0, USUAL)
     names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
     chunk, before, batch, each, time = (rows[name].to_numpy() for name in names)
     squares = (before + chunk) ** 2 - before**2
-    rest = dense_us(layers, chunk + batch, model, ep) + heads_us(layers, batch + 1)
+    rest = whole_us(layers, chunk + batch, model, spread) + heads_us(layers, batch + 1)
     return _fitted(chunk + batch, batch * each, {"square": squares, "request": batch}, model.layers * time, rest)
 
 
@@ -250,11 +247,11 @@ def padded(batch: np.ndarray) -> np.ndarray:
     return np.where(place < len(sizes), sizes[np.minimum(place, len(sizes) - 1)], batch)
 
 
-def _decodes(layers: Layers, model: Model, ep: int, fit: Fit, host_us: float) -> np.ndarray:
+def _decodes(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: float) -> np.ndarray:
     """Return the table of iterations without prefill: a step at each captured size."""
     sizes = np.arange(1, CAPTURED[-1] + 1, dtype=float)
-    batch = _interpolated(*fit.batch, sizes)
-    values = dense_us(layers, padded(sizes), model, ep) + heads_us(layers, sizes) + batch + host_us
+    batch = interpolated(*fit.batch, sizes)
+    values = dense_us(layers, padded(sizes), model, spread) + heads_us(layers, sizes) + batch + host_us
     starts = [1, *(size + 1 for size in CAPTURED[:-1])]
     chosen = np.maximum.accumulate(values * US)
     rows, before = [], 0
@@ -269,12 +266,32 @@ def _decodes(layers: Layers, model: Model, ep: int, fit: Fit, host_us: float) ->
     return table(rows)
 
 
-def _tokens(layers: Layers, model: Model, ep: int, fit: Fit, host_us: float) -> np.ndarray:
+def _shared(layers: Layers, model: Model, spread: Spread) -> dict[str, Any]:
+    """Return the tables of what ranks in step share, none for one rank or a model without experts."""
+    if spread.ranks == 1 or layers.experts is None:
+        return {}
+    counts = np.unique(np.concatenate([FEW, spread.ranks * np.unique(layers.experts["tokens"].to_numpy())]))
+    experts = model.layers * experts_us(layers.experts, counts.astype(float), model, spread.ranks)
+    none_us, one_us = model.layers * exchange_us(np.array([0.0, 1.0]), model, spread)
+    sizes = np.array(CAPTURED, float)
+    captured = np.maximum.accumulate(shared_us(layers, sizes, model, spread) * US)
+    starts = [0, *(size + 1 for size in CAPTURED)]
+    far = round(float(captured[-1] - captured[-2]) / (CAPTURED[-1] - CAPTURED[-2]))
+    slopes = [*(0 for _ in CAPTURED), far]
+    values = [round(float(x)) for x in [*captured, captured[-1]]]
+    return {
+        "together_table": _rising((counts, experts)),
+        "fullest_table": table([(0, round(float(none_us) * US), round(float(one_us - none_us) * US))]),
+        "captured_table": table(zip(starts, values, slopes, strict=True)),
+    }
+
+
+def _tokens(layers: Layers, model: Model, spread: Spread, fit: Fit, host_us: float) -> np.ndarray:
     """Return the table of iterations with prefill, by all their tokens."""
     points = np.unique(np.concatenate([layers.dense[0], fit.batch[0]]))
     points = points[(points >= 1) & (points <= MOST_TOKENS)]
     few = heads_us(layers, np.maximum(1.0, np.minimum(points, 8.0)))
-    values = dense_us(layers, points, model, ep) + _interpolated(*fit.batch, points) + few + host_us
+    values = dense_us(layers, points, model, spread) + interpolated(*fit.batch, points) + few + host_us
     return _rising((points, values))
 
 

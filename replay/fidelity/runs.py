@@ -17,6 +17,7 @@ import polars as pl
 from replay.fidelity import layers, logs
 from replay.fidelity.calibration import Calibration
 from replay.fidelity.deviation import errors
+from replay.fidelity.experts import ALONE, Link, Spread
 from replay.fidelity.fit import START
 from replay.hardware.conf import load
 from replay.hardware.conf import names as conf_names
@@ -38,6 +39,7 @@ class Run:
     folder: Path
     profile: Path
     settings: Mapping[str, Any]  # engine_kwargs of its meta.json
+    link: Link | None  # between its GPUs, as the config.json beside it says
 
     @property
     def name(self) -> str:
@@ -52,7 +54,15 @@ def runs(folder: Path) -> Iterator[Run]:
         found = sorted((folder / PROFILES / gpu).glob(f"*/{model}/bf16/tp1"))
         if found:
             settings = json.loads(meta.read_text(encoding="utf-8"))["engine_kwargs"]
-            yield Run(gpu, model, meta.parent, found[0], settings)
+            yield Run(gpu, model, meta.parent, found[0], settings, _link(meta.parent.parent / "config.json"))
+
+
+def _link(path: Path) -> Link | None:
+    """Read what a link between two GPUs of a run carries: link_bw [GB/s] and link_latency [ns]."""
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Link(content["link_bw"] * 1e9, content["link_latency"] * 1e-9)
 
 
 def shape_of(model: str) -> str:
@@ -68,15 +78,16 @@ def validate(run: Run) -> tuple[list[dict[str, Any]], pl.DataFrame]:
               and a row a request, recorded and replayed
     """
     ranks = int(run.settings.get("data_parallel_size") or 1)
-    ep = ranks if run.settings.get("enable_expert_parallel") else 1
-    profile = layers.profile_of(layers.read(run.profile), model_of(load("model", shape_of(run.model))), ep=ep,
+    spread = Spread(ranks, run.link) if run.settings.get("enable_expert_parallel") else ALONE
+    profile = layers.profile_of(layers.read(run.profile), model_of(load("model", shape_of(run.model))), spread=spread,
                                 name=f"{run.gpu}_{shape_of(run.model)}")  # fmt: skip
     log = own_blocks(logs.read(run.folder))
     settings = {"cluster.kv_blocks": PLENTY, **log.settings}
     with tempfile.TemporaryDirectory() as scratch:
         save(profile, Path(scratch) / "profile.json")
-        arguments = ["cluster=mixed_1", f"cluster.mixed={ranks}", "cluster.cache_outputs=true", "slo=none",
-                     "hardware=measured", f"hardware.path={Path(scratch) / 'profile.json'}",
+        arguments = ["cluster=mixed_1", f"cluster.mixed={ranks}", f"cluster.ranks={spread.ranks}", "slo=none",
+                     "cluster.plan_ahead=true", "cluster.cache_outputs=true", "hardware=measured",
+                     f"hardware.path={Path(scratch) / 'profile.json'}",
                      *(f"{key}={value}" for key, value in settings.items() if key != "cluster.mixed")]  # fmt: skip
         work = Calibration(log, SHARE, FITTED, arguments)
         whole = work.replayed(dict(START), len(work.trace))

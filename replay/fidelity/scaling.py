@@ -24,7 +24,8 @@ def scaled(
         + decode decode_request_ps D + kv kv_table(K) + host_s,
 
     and where nothing is prefilled  decode (decode_table(D) + decode_request_ps D) + kv kv_table(K) + host_s; a
-    mixed_kv_table goes with kv, mixed_request_ps with decode.
+    mixed_kv_table goes with kv, mixed_request_ps with decode; what ranks in step share with prefill, and where nothing
+    is prefilled with decode.
     A profile without a decode_table is given one as soon as the two need to differ.
 
     prefill, decode, kv : factors above 0
@@ -50,6 +51,9 @@ def scaled(
         kv_table=_table(profile.kv_table, kv, 0),
         mixed_kv_table=None if profile.mixed_kv_table is None else _table(profile.mixed_kv_table, kv, 0),
         mixed_request_ps=_times(profile.mixed_request_ps, decode),
+        together_table=_shared(profile.together_table, prefill),
+        fullest_table=_shared(profile.fullest_table, prefill),
+        captured_table=_shared(profile.captured_table, decode),
         prefill_token_ps=_times(profile.prefill_token_ps, prefill),
         prefill_token_sq_fs=_times(profile.prefill_token_sq_fs, prefill),
         decode_request_ps=_times(profile.decode_request_ps, decode),
@@ -68,6 +72,10 @@ def _table(rows: np.ndarray, factor: float, host_ps: int) -> np.ndarray:
     if factor != 1.0:
         segments = [(start, _times(base, factor), _times(slope, factor)) for start, base, slope in segments]
     return table(_rising(_shifted(segments, host_ps)))
+
+
+def _shared(rows: np.ndarray | None, factor: float) -> np.ndarray | None:
+    return None if rows is None else _table(rows, factor, 0)
 
 
 def _shifted(segments: Segments, host_ps: int) -> Segments:

@@ -2,9 +2,9 @@
 
 The rule, for every point alike: profiles come from kernel tables of its GPU, of its own serving engine where the folder
 has them and else of vLLM; the closed loop is replayed by the engine (`replay.fidelity.silicon_replay`); nothing is
-tuned for a point. What the host adds (`replay.fidelity.hosts`: two numbers for each serving engine and kind of
-launch, one for the front end) was fitted once, on the half of the points called "fit"; errors are to be read on the
-other half, "held out".
+tuned for a point. What the host adds (`replay.fidelity.hosts`: two numbers for each serving engine and kind of launch,
+the mean time of the front end for each GPU and kind of launch) was fitted once, on the half of the points called "fit";
+errors are to be read on the other half, "held out".
 """
 
 import zlib
@@ -19,7 +19,7 @@ import polars as pl
 from replay.errors import ConfigError
 from replay.fidelity import kernels
 from replay.fidelity.asked import Asked
-from replay.fidelity.hosts import FIT, FRONT_S, HELD_OUT, Host, host_of
+from replay.fidelity.hosts import FIT, HELD_OUT, Host, front_of, host_of
 from replay.fidelity.kernel_tables import Tables, layout_of
 from replay.fidelity.silicon_points import Point, point, read
 from replay.fidelity.silicon_replay import predict
@@ -36,13 +36,13 @@ SCHEMA = {"id": pl.String, "gpu": pl.String, "model": pl.String, "backend": pl.S
 
 
 def validate(folder: str | Path, limit: int | None = None, seed: int = 0, host: Host | None = None,
-             front_s: float = FRONT_S, only: pl.Expr | None = None) -> pl.DataFrame:  # fmt: skip
+             front_s: float | None = None, only: pl.Expr | None = None) -> pl.DataFrame:  # fmt: skip
     """Predict measured points and say how far off each is.
 
     folder  : kernel tables with the measured points beside them
     limit   : points to replay, drawn from each GPU, model, engine and mode in proportion; None for all
     seed    : of the draw, and of the lengths of requests
-    host    : for all points, instead of what was fitted; front_s: added to each predicted TTFT
+    host    : for all points, instead of what was fitted; front_s likewise: mean time of a request in the front end
     only    : which rows of the measured points to look at, None for all
     returns : one row a point, in the order of the file: measured, predicted, signed relative error, and the half it
               belongs to; or the reason why it cannot be predicted. Points that a limit leaves out have no row
@@ -64,8 +64,8 @@ def validate(folder: str | Path, limit: int | None = None, seed: int = 0, host: 
     for row, one in candidates if limit is None else drawn(candidates, limit, seed):
         try:
             adds = host_of(one.backend, one.launch) if host is None else host
-            ttft_s, tpot_s = predict(one, partial(profiles.of, adds), seed)
-            rows.append(_row(row, one) | _compared(one, ttft_s + front_s, tpot_s))
+            mean_s = front_of(row["system"], one.launch) if front_s is None else front_s
+            rows.append(_row(row, one) | _compared(one, *predict(one, partial(profiles.of, adds), seed, mean_s)))
         except ConfigError as error:
             rows.append(_row(row, one) | {"reason": _reason(error)})
     order = {name: index for index, name in enumerate(frame["id"])}

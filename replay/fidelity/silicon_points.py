@@ -2,8 +2,8 @@
 
 A point is one closed loop at a fixed concurrency. Public benchmark runs (InferenceX, formerly InferenceMAX) draw each
 prompt and output uniformly from 80 to 100 % of the stated lengths, count every request from the first burst on, and
-say in their launch scripts what is served how. The other sources use exact lengths and say nothing more; their first
-turn is taken to warm up.
+say in their launch scripts what is served how. The other sources use exact lengths; they are taken to be launched and
+driven as AIConfigurator, which published them, launches and drives engines.
 """
 
 import re
@@ -27,6 +27,15 @@ CACHE_DTYPES = {"llama3_70b": "fp8", "deepseek_v3": "fp8"}
 PLAIN_CACHE = ("sglang", "h200_sxm")
 BUDGETS = {("trtllm", "llama3_70b"): 16384, ("sglang", "deepseek_v3"): 32768, ("vllm", "minimax_m2"): 16384}
 BUDGET = 8192  # of the other scripts, and the default of the engines on these GPUs
+# source : ai-dynamo/aiconfigurator, generator/rule_plugin: max_num_tokens is prompt + 1,500 + max_batch_size, of
+# TensorRT-LLM without chunks of prompts, so that the batch takes nothing of it; the client of its eval (genai-perf)
+# warms up with twice as many requests as are under way at once
+MARGIN = 1500
+MARGINS = ("vllm", "trtllm")
+WARM_UP = 2
+# Who forms a batch while the one before runs. source : --async-scheduling in InferenceX's scripts of vLLM (from 0.14 on
+# the default); the overlap schedulers of TensorRT-LLM and SGLang, on by default
+AHEAD = (("vllm", PUBLISHED), ("trtllm", PUBLISHED), ("trtllm", OTHER), ("sglang", PUBLISHED), ("sglang", OTHER))
 PUBLIC = re.compile(r"^(db-dump|source_file=\d{4}-\d{2}-\d{2}\.csv)")
 # Path of a model -> its shape in conf/model, and its numbers where weights are stored as published.
 MODELS = {
@@ -63,6 +72,7 @@ class Point:
     launch                : how it was launched, as `replay.fidelity.hosts` names it
     warm_up               : turns of each client that do not count
     token_budget          : tokens of one iteration
+    plan_ahead            : the batch of an iteration is formed while the one before runs
     ttft_s, tpot_s        : measured
     """
 
@@ -80,6 +90,7 @@ class Point:
     token_budget: int
     ttft_s: float
     tpot_s: float
+    plan_ahead: bool = False
 
 
 def read(folder: str | Path) -> pl.DataFrame:
@@ -112,22 +123,34 @@ def point(row: Mapping[str, Any]) -> Point:
         raise ConfigError("the row does not say how many instances prefill and decode")
     instances = [(_asked(row, side), int(row[f"{side}num_workers"]) if split else 1) for side in sides]
     public = is_public(row)
+    launch = PUBLISHED if public else OTHER
+    concurrency = _concurrency(row, instances[-1])
     return Point(
         id=row["id"],
         model=MODELS[path][0],
         backend=row["backend"],
         prefill=instances[0],
         decode=instances[1] if split else None,
-        concurrency=_concurrency(row, instances[-1]),
+        concurrency=concurrency,
         prompt_tokens=int(row["isl"]),
         output_tokens=int(row["osl"]),
         shortest=SHORTEST if public else 1.0,
-        launch=PUBLISHED if public else OTHER,
-        warm_up=0 if public else 1,
-        token_budget=BUDGETS.get((row["backend"], MODELS[path][0]), BUDGET) if public else BUDGET,
+        launch=launch,
+        warm_up=0 if public else WARM_UP,
+        token_budget=_budget(row, MODELS[path][0], concurrency / (instances[-1][0].ep * instances[-1][1])),
         ttft_s=row["silicon_ttft_ms"] / MS_PER_S,
         tpot_s=row["silicon_tpot_ms"] / MS_PER_S,
+        plan_ahead=(row["backend"], launch) in AHEAD,
     )
+
+
+def _budget(row: Mapping[str, Any], model: str, batch: float) -> int:
+    """Return the tokens of an iteration of one group of GPUs with a batch of so many requests."""
+    if is_public(row):
+        return BUDGETS.get((row["backend"], model), BUDGET)
+    if row["backend"] not in MARGINS:
+        return BUDGET
+    return int(row["isl"]) + MARGIN + (int(batch) if row["backend"] == "vllm" and row["mode"] == "agg" else 0)
 
 
 def is_public(row: Mapping[str, Any]) -> bool:

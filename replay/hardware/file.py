@@ -8,11 +8,11 @@ from typing import Any
 
 from replay.errors import ConfigError
 from replay.hardware.fields import POWER, count, keys, number, watts
-from replay.hardware.profile import Profile, table
+from replay.hardware.profile import SHARED, Profile, table
 from replay.write import together
 
 FORMAT = "kvreplay profile 1"
-TABLES = ("token_table", "decode_table", "kv_table", "mixed_kv_table")
+TABLES = ("token_table", "decode_table", "kv_table", "mixed_kv_table", *SHARED)
 OPTIONAL = ("kind", "name", "price_per_gpu_hour", *POWER, "layers", "provenance")
 
 

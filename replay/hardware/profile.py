@@ -9,6 +9,10 @@ where nothing is prefilled, decode_table(D) stands for token_table(D) if there i
 as captured graphs of a few batch sizes, so that they cost less of the host and as much as the next larger size. Where
 something is, mixed_kv_table(K) stands for kv_table(K) if there is one, and mixed_request_ps D comes on top: kernels for
 batches that prefill read the KV of decoding requests more slowly than those for decoding alone.
+
+Of `ranks` that step together this is what one takes by itself. Beside the slowest they then take together_table(all
+their tokens) + fullest_table(those of the fullest rank)  ps, or where none of them prefills captured_table(those of the
+fullest rank): experts that are spread over them, and what they send each other.
 """
 
 from collections.abc import Iterable
@@ -22,6 +26,7 @@ from replay.hardware.units import LARGEST_INT64, PS_PER_S
 SEGMENT = np.dtype([("start", "i8"), ("base_ps", "i8"), ("slope_ps", "i8")])
 USUAL_LONGEST_TOKENS = 2**17
 NOMINAL_TOKENS = 2048
+SHARED = ("together_table", "fullest_table", "captured_table")
 COSTS = ("prefill_token_ps", "prefill_token_sq_fs", "decode_request_ps", "mixed_request_ps", "kv_token_bytes")
 # Half of int64, so that the clock itself can be added to the largest iteration.
 LARGEST_ITERATION_PS = LARGEST_INT64 // 2
@@ -33,6 +38,8 @@ class Profile:
 
     token_table, kv_table : SEGMENT rows (num_segments,) read only; at x the value is base_ps + slope_ps (x - start)
     decode_table, mixed_kv_table : the same, None where they are token_table and kv_table
+    ranks                 : instances that step together; together_table, fullest_table, captured_table: what they then
+                            take beside the slowest, None where that is nothing
     kv_capacity_tokens    : None when memory sets no limit
     price_per_hour        : USD for the whole instance, 0 when unknown
     idle_w, busy_w        : power of each GPU at rest and while an iteration runs, None when unknown
@@ -59,11 +66,15 @@ class Profile:
     decode_table: np.ndarray | None = None
     mixed_kv_table: np.ndarray | None = None
     mixed_request_ps: int = 0
+    ranks: int = 1
+    together_table: np.ndarray | None = None
+    fullest_table: np.ndarray | None = None
+    captured_table: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_table(self.token_table, f"token_table of profile '{self.name}'")
         _check_table(self.kv_table, f"kv_table of profile '{self.name}'")
-        for name in ("decode_table", "mixed_kv_table"):
+        for name in ("decode_table", "mixed_kv_table", *SHARED):
             if getattr(self, name) is not None:
                 _check_table(getattr(self, name), f"{name} of profile '{self.name}'")
         for field in COSTS:
@@ -94,7 +105,7 @@ def iteration_ps(profile: Profile, p: int, D: int, K: int, Q: int) -> int:
 
     p : prefill tokens        D : decoding requests
     K : KV tokens read by the decoding requests      Q : sum of b^2 - a^2 over prefill chunks [a, b) [tokens^2]
-    returns : int [ps], 0 for an empty iteration
+    returns : int [ps], 0 for an empty iteration; of ranks in step, as if all ran the same
     """
     if p == 0 and D == 0:
         return 0
@@ -103,7 +114,18 @@ def iteration_ps(profile: Profile, p: int, D: int, K: int, Q: int) -> int:
     linear_ps = profile.prefill_token_ps * int(p) + request_ps * int(D)
     rows = profile.decode_table if p == 0 and profile.decode_table is not None else profile.token_table
     kv_rows = profile.mixed_kv_table if p > 0 and profile.mixed_kv_table is not None else profile.kv_table
-    return table_ps(rows, p + D) + linear_ps + quadratic_ps + table_ps(kv_rows, K)
+    own_ps = table_ps(rows, p + D) + linear_ps + quadratic_ps + table_ps(kv_rows, K)
+    return own_ps + shared_ps(profile, profile.ranks * (p + D), p + D, p)
+
+
+def shared_ps(profile: Profile, tokens: int, fullest: int, prefills: int) -> int:
+    """Return what an iteration of ranks in step takes beside the slowest of them.
+
+    tokens : of all ranks; fullest : of the rank with the most; prefills : how many of them are of prompts
+    """
+    tables = ((profile.together_table, tokens), (profile.fullest_table, fullest)) if prefills else (
+        (profile.captured_table, fullest),)  # fmt: skip
+    return sum(table_ps(rows, at) for rows, at in tables if rows is not None)
 
 
 def prefill_s(profile: Profile, tokens: int, cached: int = 0) -> float:
@@ -125,10 +147,12 @@ def nominal(profile: Profile) -> dict[str, float]:
     returns : iteration_s, prefill_token_s, prefill_token_sq_s, decode_request_s, kv_token_s and
               prefill_tokens_per_s (rate of a prompt of 2048 tokens prefilled alone)
     """
-    first_ps = table_ps(profile.token_table, 1)
-    token_ps = (table_ps(profile.token_table, NOMINAL_TOKENS) - first_ps) / (NOMINAL_TOKENS - 1)
+    first_ps, many_ps = (table_ps(profile.token_table, tokens) + shared_ps(profile, profile.ranks * tokens, tokens, 1)
+                         for tokens in (1, NOMINAL_TOKENS))  # fmt: skip
+    token_ps = (many_ps - first_ps) / (NOMINAL_TOKENS - 1)
     decodes = profile.token_table if profile.decode_table is None else profile.decode_table
-    few_ps = (table_ps(decodes, 64) - table_ps(decodes, 1)) / 63
+    few_ps = (table_ps(decodes, 64) + shared_ps(profile, 0, 64, 0)
+              - table_ps(decodes, 1) - shared_ps(profile, 0, 1, 0)) / 63  # fmt: skip
     kv_tokens = 64 * NOMINAL_TOKENS
     kv_ps = (table_ps(profile.kv_table, kv_tokens) - table_ps(profile.kv_table, 0)) / kv_tokens
     return {

@@ -2,8 +2,8 @@
 
 import re
 
+from replay.columns import COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
 from replay.metrics import WANTED, better
-from replay.table import COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
 
 STATISTIC = re.compile(r"_(mean|max|p\d+)$")
 LOWERED = ("rejected", "failed", "unfinished", "preemptions", "usd_per_hour", "cost_usd", "queue_s", "max_itl_s",

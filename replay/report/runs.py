@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from replay.columns import COLUMNS, COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
 from replay.report.curves import cdf, heavy_tailed
 from replay.report.folders import Run, Sweep
 from replay.report.looks import ALL, Looks
 from replay.report.parts import Column, Figure, Folded, Section, Table
 from replay.report.style import PALE, Panels, finish, floats, log_axis, plain, plotly
-from replay.table import COLUMNS, COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
 
 LATENCIES = {"ttft_s": "TTFT (s)", "tpot_s": "TPOT (ms)", "e2e_s": "E2E (s)", "queue_s": "queue time (s)"}
 FACTORS = {"tpot_s": 1e3}

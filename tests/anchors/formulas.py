@@ -45,6 +45,14 @@ def dm1(rate: float, mean: float) -> float:
     return mean * sigma / (1 - sigma)
 
 
+def tokens_per_iteration(acceptance: float, drafted: int) -> float:
+    """Return the mean tokens of an iteration that verifies `drafted` tokens, each accepted alike up to the first not.
+
+    source : Leviathan et al., Fast inference from transformers via speculative decoding, ICML 2023, equation 1
+    """
+    return float(drafted + 1) if acceptance == 1 else (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
+
+
 def erlang_b(offered: float, servers: int) -> float:
     """Return the blocking probability of M/G/c/c, by the recursion in c.
 

@@ -8,10 +8,12 @@ import polars as pl
 import pytest
 
 from replay.errors import ConfigError
+from replay.fidelity.experts import Link, Spread, exchange_us, experts_us
 from replay.fidelity.layers import CAPTURED, padded, profile_of, read, recognises
 from replay.hardware import iteration_ps
 from replay.hardware.conf import load
 from replay.hardware.model import Model, model_of
+from replay.hardware.profile import shared_ps
 from tests.recorded import recorded
 
 TOKENS = [*range(1, 17), *range(24, 513, 8), 1024, 2048, 4096]
@@ -73,6 +75,30 @@ def test_iterations_without_prefill_run_as_captured_graphs(folder: Path, model: 
     inside = [steps[batch - 1] for batch in range(17, 24)]  # 17 to 24 all run as 24
     assert max(inside) < 0.25 * steps[15]
     assert padded(np.array([1, 3, 9, 17, 512, 700])).tolist() == [1, 4, 16, 24, 512, 700] and CAPTURED[-1] == 512
+
+
+def test_ranks_share_experts_and_send_each_other_tokens(folder: Path) -> None:
+    """Of two ranks each touches half of the experts, at its share of all tokens; tokens pass a link twice a layer."""
+    mixture = model_of(load("model", "qwen3_30b_a3b"))
+    rows = [(tokens, size, 10.0 * size + 0.5 * tokens) for tokens in (1, 64, 2048) for size in (8, 64, 128)]
+    pl.DataFrame(rows, ["tokens", "activated_experts", "time_us"], orient="row").write_parquet(folder / "moe.parquet")
+    layers, spread = read(folder), Spread(2, Link(1e9, 5e-6))
+    alone, pair = profile_of(layers, mixture), profile_of(layers, mixture, spread=spread)
+    assert alone.ranks == 1 and alone.together_table is None and pair.ranks == 2
+    many = experts_us(layers.experts, np.array([1000.0]), mixture, 2)
+    assert many == pytest.approx(10.0 * 64 + 0.5 * 500, rel=1e-3)  # all 64 of a rank
+    sent_us = 2 * (5 + 300 * mixture.hidden * 2 / 1e9 * 1e6)
+    assert exchange_us(np.array([300.0]), mixture, spread) == pytest.approx(sent_us)
+    assert shared_ps(pair, 1000, 300, 1) / 1e6 == pytest.approx(mixture.layers * float(many[0] + sent_us), rel=1e-3)
+    captured_us = experts_us(layers.experts, np.array([48.0]), mixture, 2)
+    captured_us = captured_us + exchange_us(np.array([24.0]), mixture, spread)
+    for batch in (17, 24):
+        assert shared_ps(pair, 0, batch, 0) / 1e6 == pytest.approx(mixture.layers * float(captured_us[0]), rel=1e-3)
+    own_ps = iteration_ps(pair, 300, 0, 0, 300**2) - shared_ps(pair, 600, 300, 1)
+    experts = mixture.layers * experts_us(layers.experts, np.array([300.0]), mixture)
+    assert own_ps / 1e6 == pytest.approx(iteration_ps(alone, 300, 0, 0, 300**2) / 1e6 - float(experts[0]), rel=0.02)
+    with pytest.raises(ConfigError, match="more than 0 bytes"):
+        Link(0.0, 1e-6)
 
 
 def test_what_is_no_profile_is_refused(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from replay import cli
 from replay.fidelity import page
+from replay.fidelity.experts import Link
 from replay.fidelity.logs import Log
 from replay.fidelity.runs import own_blocks, runs, shape_of, validate
 from tests.recorded import recorded
@@ -43,6 +44,17 @@ def test_a_recorded_run_is_replayed_as_closely_as_told() -> None:
     assert calibrated["error"].abs().mean() < before["error"].abs().mean() and calibrated["error"].abs().max() < 0.05
     made = page.page(frame, points)
     assert made is None or "Recorded runs against their replays" in made
+
+
+def test_ranks_that_step_together_are_replayed_as_closely_as_told() -> None:
+    """Two ranks over shared experts: the link is that of the run's config.json, nothing is fitted."""
+    found = {run.name: run for run in runs(recorded("measured/llmservingsim"))}
+    run = found["RTXPRO6000 Qwen3-30B-A3B-Instruct-2507"]
+    assert run.link == Link(16e9, 20e-6)
+    frame = pl.DataFrame(validate(run)[0]).filter(part="all, nothing fitted")
+    assert frame.filter(metric="tpot_s")["error"].abs().max() < 0.05
+    assert frame.filter(metric="e2e_s")["error"].abs().max() < 0.05
+    assert abs(frame.filter(metric="ttft_s", statistic="p50")["error"].item()) < 0.05
 
 
 @pytest.mark.parametrize("arguments", [["from=nowhere"], ["to=x"], ["from="], ["out=x"]])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.twin.chains import end_of
 from tests.twin.links import hand_off
 from tests.twin.movement import admitted
-from tests.twin.plain import Request, Server
+from tests.twin.plain import OPEN, Request, Server, ceil_div, lookup_ps
 from tests.twin.traffic import send_rest, sends_parts, start_traffic
 
 if TYPE_CHECKING:
@@ -77,7 +77,12 @@ def admit_waiting(twin: Twin, server: Server, tokens: int, whole: bool, pressed:
         request.chunk = (request.prefilled, request.prefilled + chunk)
         left, given = max(0, left - chunk), given + chunk
     admitted = False
-    while not pressed and (head := server.head) is not None and len(server.running) < server.max_batch:
+    seen_ps, places, less = server.seen_ps, server.max_batch - server.late_places, server.late_blocks
+    if not given and not server.decoding:  # there was nothing to form a batch of before
+        seen_ps, places, less = None, server.max_batch, 0
+    while not pressed and (head := server.head) is not None and len(server.running) < places:
+        if seen_ps is not None and head.queued_ps > seen_ps:
+            break
         if not head.handed_off:
             if left <= 0:
                 break
@@ -86,7 +91,7 @@ def admit_waiting(twin: Twin, server: Server, tokens: int, whole: bool, pressed:
             length = head.context - admission_hit(head, server)
             if whole and given and length > left:
                 break
-        if not server.fits(head):
+        if not server.fits(head, less):
             break
         admit(twin, server, head)
         admitted = True
@@ -157,16 +162,22 @@ def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
     """Begin an iteration with what was given out, unless there is nothing to do."""
     chunks = [request.chunk for request in server.prefilling if request.chunk is not None]
     tokens = sum(end - start for start, end in chunks)
-    if tokens == 0 and not server.decoding:
+    if len(server.group) == 1 and tokens == 0 and not server.decoding:
         server.end_ps = None
         return
     server.decodes_run = list(server.decoding) if decode or tokens == 0 else []
-    growing = [request for request in server.decodes_run if (request.context - 1) % server.block_tokens == 0]
-    server.blocks.take(len(growing))
-    for request in growing:
-        request.private_blocks += 1
+    growing = [(request, server.grows(request)) for request in server.decodes_run]
+    server.blocks.take(sum(blocks for _, blocks in growing))
+    for request, blocks in growing:
+        request.private_blocks += blocks
+        request.reserved_blocks = ceil_div(request.context + server.draft_tokens, server.block_tokens)
     quadratic = sum(end * end - start * start for start, end in chunks)
     context = sum(request.context for request in server.decodes_run)
+    if len(server.group) > 1:
+        server.planned, server.end_ps = (tokens, len(server.decodes_run), context, quadratic), OPEN
+        if all(rank.end_ps in (None, OPEN) for rank in server.group):
+            begin_together(twin, server.group)
+        return
     cost_ps = server.cost_ps(tokens, len(server.decodes_run), context, quadratic)
     if server.stalls:
         cost_ps = stalled_ps(twin, server, cost_ps)
@@ -175,6 +186,22 @@ def start_iteration(twin: Twin, server: Server, decode: bool) -> None:
     server.started_ps, server.cost = twin.now, cost_ps
     if twin.network is not None:
         start_traffic(twin, server, tokens)
+
+
+def begin_together(twin: Twin, group: list[Server]) -> None:
+    """Begin an iteration on all ranks of a group: as long as the slowest, and what they share. Idle ones join in."""
+    plans = [rank.planned or (0, 0, 0, 0) for rank in group]
+    tokens = [prefilled + decoding for prefilled, decoding, _, _ in plans]
+    profile = group[0].profile
+    shared = [(profile.captured_table, max(tokens))]
+    if any(plan[0] for plan in plans):
+        shared = [(profile.together_table, sum(max(1, own) for own in tokens)), (profile.fullest_table, max(tokens))]
+    own_ps = [rank.cost_ps(*plan) for rank, plan in zip(group, plans, strict=True) if plan[0] + plan[1]]
+    cost_ps = max(own_ps, default=0) + sum(lookup_ps(table, at) for table, at in shared if table is not None)
+    for rank in group:
+        rank.planned = None
+        rank.end_ps = twin.now + cost_ps if any(tokens) else None
+        rank.started_ps, rank.cost = twin.now, cost_ps
 
 
 def stalled_ps(twin: Twin, server: Server, cost_ps: int) -> int:
@@ -194,6 +221,9 @@ def end_iteration_tokens(twin: Twin, server: Server) -> bool:
     ran, server.decodes_run = server.decodes_run, []
     for request in ran:
         twin.token(request, server)
+        for _ in range(min(server.accepts(request), request.output_tokens - request.generated)):
+            twin.token(request, server)
+            request.accepted_tokens += 1
     for request in sorted(ran, key=lambda request: request.row) if twin.stages is not None else []:
         twin.stages.got_token(request)
     done = sorted((request for request in ran if request.generated == request.output_tokens), key=lambda r: r.row)

@@ -13,6 +13,7 @@ from tests.twin.batching import (
     keep_output,
     make_room,
     preempt_by_order,
+    room,
     start_iteration,
 )
 from tests.twin.hierarchy import Hierarchy
@@ -64,12 +65,16 @@ class Twin:
         unit_tokens = kv.unit_tokens if kv else 0
         self.block_tokens = cluster.block_tokens
         self.servers = [
-            Server(index, instance, rules, self.clock, cluster.prefix_cache, unit_tokens)
+            Server(index, instance, rules, self.clock, cluster.prefix_cache, unit_tokens, cluster.speculation)
             for index, instance in enumerate(cluster.instances)
         ]
         self.prefillers = [server for server in self.servers if server.role != "decode"]
         self.decoders = [server for server in self.servers if server.role != "prefill"]
         self.keeps_outputs = cluster.cache_outputs
+        for first in range(0, len(self.servers), cluster.ranks):
+            for server in self.servers[first : first + cluster.ranks]:
+                server.group = self.servers[first : first + cluster.ranks]
+        self.plans_ahead = cluster.plan_ahead
         self.layers = cluster.layers if cluster.layerwise else None
         self.layers_of_model, self.chunked = cluster.layers, cluster.chunked
         self.network: Network | None = None
@@ -249,6 +254,7 @@ class Twin:
     def wait(self, request: Request, server: Server | None) -> None:
         """Give a request its place in a queue."""
         self.desk.joins(request, server)
+        request.queued_ps = self.now
         self.rank(request, server)
         (self.held if server is None else server.queue).append(request)
 
@@ -286,7 +292,7 @@ class Twin:
         """Send a request to an instance, its prefix ahead of it if the router asked for that."""
         most = request.context
         if server.role == "mixed" and not self.pooled:
-            most = request.prompt_tokens + request.output_tokens - 1
+            most = request.prompt_tokens + request.output_tokens - 1 + server.draft_tokens
         if ceil_div(most, server.block_tokens) > server.blocks.total_blocks:
             self.end(request, "failed")
             return
@@ -341,7 +347,7 @@ class Twin:
         server.blocks.release(request.context_chain, request.held_runs)
         request.held_runs = request.blocks_reused = 0
         server.blocks.give_back(request.private_blocks)
-        request.private_blocks = 0
+        request.private_blocks = request.reserved_blocks = 0
 
     # iterations
 
@@ -361,14 +367,24 @@ class Twin:
         """Hand out the tokens of an iteration, and go on."""
         server.end_ps = None
         server.busy_ps += self.now - server.started_ps
+        running, blocks = len(server.running), room(server)
         left = end_iteration_tokens(self, server)
         left |= self.mover.iteration_ended(server)
+        if self.plans_ahead:
+            server.seen_ps = server.started_ps
+            server.late_places = running - len(server.running)
+            server.late_blocks = max(0, room(server) - blocks)
         server.end_ps = self.now  # still busy while the cluster queue drains: step 5 forms the batch
         if left:
             self.drain()
         server.end_ps = None
-        if self.schedule(server):
+        admitted = self.schedule(server)
+        server.seen_ps, server.late_places, server.late_blocks = None, 0, 0
+        if admitted:
             self.drain()
+        for rank in server.group if len(server.group) > 1 else []:
+            if rank.queue and rank.end_ps is None:
+                self.schedule(rank)
 
     def finish(self, request: Request, server: Server) -> None:
         """Take a request that has all its tokens off an instance; it is complete unless it waits for stages."""
@@ -439,6 +455,7 @@ class Twin:
             "generated_tokens": [row.generated for row in rows],
             "gaps": [sorted(gaps) for gaps in self.gaps],
             "events": [self.events],
+            "drafts": [(row.verifications, row.accepted_tokens) for row in rows],
             "stores": self.hierarchy.results() if self.hierarchy else {},
             "network": self.network.results() if self.network else {},
             "stages": self.stages.results() if self.stages else {},

@@ -73,7 +73,8 @@ class Mover:
         best = min(giver.decoding, key=lambda request: (-request.tier, request.context, request.row), default=None)
         if best is None:
             return
-        if ceil_div(best.prompt_tokens + best.output_tokens - 1, taker.block_tokens) > taker.blocks.total_blocks:
+        last = best.prompt_tokens + best.output_tokens - 1 + taker.draft_tokens
+        if ceil_div(last, taker.block_tokens) > taker.blocks.total_blocks:
             return
         self.moves[giver.index] = move = Move(best, giver, taker, best.preemptions)
         self.copy(move, best.context - 1)

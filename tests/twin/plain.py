@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replay.cluster import Instance
+from replay.engine.draws import mix
 from replay.hardware.profile import nominal
+from replay.speculation import Speculation
 from tests.twin.chains import Run
 from tests.twin.prefixes import BlockCache
 from tests.twin.residents import Clock, Resident, Rules
@@ -52,6 +54,9 @@ class Request:
     generated: int = 0
     prefilled: int = 0
     prefill_left: int = 0
+    reserved_blocks: int = 0  # that it holds while it decodes here, with those for proposed tokens
+    verifications: int = 0
+    accepted_tokens: int = 0
     chunk: CHUNK | None = None
     charged: int = 0
     private_blocks: int = 0
@@ -79,6 +84,7 @@ class Request:
     parts_under_way: int = 0  # transfers of its handoff over a fabric
     cached_tokens: int = 0  # of its admission, still to be sent
     since_ps: int = 0  # it arrived, last ran, or was admitted
+    queued_ps: int = 0  # it joined the queue where it waits
     waited_ps: int = 0  # before it came to run
     served_ps: int = 0  # in batches, up to since_ps if it runs
     promised: int = 0  # output expected of it when it was admitted
@@ -151,8 +157,11 @@ class Server:
     """One instance: its waiting and running requests, its blocks and its link."""
 
     def __init__(
-        self, index: int, instance: Instance, rules: Rules, clock: Clock, caches: bool, unit_tokens: int = 0
+        self, index: int, instance: Instance, rules: Rules, clock: Clock, caches: bool, unit_tokens: int = 0,
+        speculation: Speculation | None = None,
     ) -> None:
+        self.speculation = speculation
+        self.draft_tokens = speculation.draft_tokens if speculation is not None else 0
         self.index = index
         self.role = instance.role
         self.home = instance.home or instance.role
@@ -184,6 +193,12 @@ class Server:
         self.exchanges = 0  # transfers that it waits for
         self.wipes = 0  # how often its memory was emptied
         self.awaited: list[Request] = []  # requests for whose loads it waits
+        self.group = [self]  # the ranks that step together
+        self.planned: tuple[int, int, int, int] | None = None  # for `cost_ps`, of a rank that waits
+        # with batches formed ahead, at the end of an iteration: who was queued later than this is not admitted, and
+        # what came free only then is not used
+        self.seen_ps: int | None = None
+        self.late_places = self.late_blocks = 0
 
     @property
     def running(self) -> list[Request]:
@@ -201,8 +216,13 @@ class Server:
         return max(self.running, key=lambda request: request.place, default=None)
 
     def growth(self) -> int:
-        """Blocks that the decoding requests need for their next token."""
-        return sum((request.context - 1) % self.block_tokens == 0 for request in self.decoding)
+        """Blocks that the decoding requests need for their next iteration."""
+        return sum(map(self.grows, self.decoding))
+
+    def grows(self, request: Request) -> int:
+        """Blocks that one of them needs: for its last token, and for those that it proposes."""
+        held = max(request.reserved_blocks, ceil_div(request.context - 1, self.block_tokens))
+        return ceil_div(request.context + self.draft_tokens, self.block_tokens) - held
 
     def usable(self, blocks: int, context: int) -> int:
         """Return the tokens of a prompt that so many blocks spare it: never its last, and whole units."""
@@ -232,12 +252,12 @@ class Server:
         found = sum(len(part.blocks) for part in self.path(request))
         return min(found, request.context // self.block_tokens)
 
-    def fits(self, request: Request) -> bool:
-        """Say whether a waiting request finds its blocks, beside the growth of those that run."""
+    def fits(self, request: Request, less: int = 0) -> bool:
+        """Say whether a waiting request finds its blocks, beside the growth of those that run and `less` others."""
         needed, unpinned = self.needs(request)
-        grows = request.handed_off and (request.context - 1) % self.block_tokens == 0
+        grows = self.grows(request) if request.handed_off else 0
         room = self.blocks.free_blocks + self.blocks.cached_blocks - unpinned
-        return needed + grows + self.growth() <= room
+        return needed + grows + self.growth() <= room - less
 
     def seen(self, hit_tokens: int = 0, least_itl_s: float = inf, slack_s: float = inf) -> SimpleNamespace:
         """Return what a policy may know: the fields of VIEW."""
@@ -274,14 +294,43 @@ class Server:
         profile = self.profile
         mixed = profile.mixed_kv_table
         captured = prefilled == 0 and profile.decode_table is not None
+        drafted = self.draft_tokens * decoding
         return (
-            lookup_ps(profile.decode_table if captured else profile.token_table, prefilled + decoding)
-            + profile.prefill_token_ps * prefilled
+            lookup_ps(profile.decode_table if captured else profile.token_table, prefilled + decoding + drafted)
+            + profile.prefill_token_ps * (prefilled + drafted)
             + profile.decode_request_ps * decoding
             + (profile.mixed_request_ps * decoding if prefilled else 0)
             + profile.prefill_token_sq_fs * quadratic // 1000
             + lookup_ps(mixed if prefilled and mixed is not None else profile.kv_table, context)
+            + self.drafting_ps(decoding, context)
         )
+
+    def drafting_ps(self, decoding: int, context: int) -> int:
+        """Return what proposing takes: for each proposed token a part of its own, and a share of a plain iteration."""
+        if self.speculation is None or decoding == 0:
+            return 0
+        table = self.profile.token_table if self.profile.decode_table is None else self.profile.decode_table
+        plain_ps = lookup_ps(table, decoding) + self.profile.decode_request_ps * decoding
+        plain_ps += lookup_ps(self.profile.kv_table, context)
+        own_ps = self.speculation.draft_ps + self.speculation.draft_request_ps * decoding
+        return self.draft_tokens * (own_ps + plain_ps * self.speculation.share_ppm // 10**6)
+
+    def accepts(self, request: Request) -> int:
+        """Draw how many proposed tokens the next verification of a request accepts: those before the first refused.
+
+        One draw says how far: position k is reached if it is below the product of the probabilities up to k.
+        """
+        if self.speculation is None:
+            return 0
+        draw = (mix(int(request.random_key) ^ mix((1 << 61) + request.verifications)) >> 11) * 2.0**-53
+        accepted, reach = 0, 1.0
+        for probability in self.speculation.acceptance.tolist():
+            reach *= probability
+            if draw >= reach:
+                break
+            accepted += 1
+        request.verifications += 1
+        return accepted
 
 
 def lookup_ps(table: np.ndarray, tokens: int) -> int:

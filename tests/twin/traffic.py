@@ -75,7 +75,8 @@ def choose_target(twin: Twin, request: Request, server: Server) -> None:
         return
     target = offered[answer[0] if isinstance(answer, tuple) else answer]
     request.decode_instance = target.index
-    blocks = ceil_div(request.prompt_tokens + request.output_tokens - 1, target.block_tokens)
+    last = request.prompt_tokens + request.output_tokens - 1 + target.draft_tokens
+    blocks = ceil_div(last, target.block_tokens)
     request.able = blocks <= target.blocks.total_blocks
     if request.able and target is not server:
         target.waiting += 1
