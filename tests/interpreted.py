@@ -22,6 +22,7 @@ from tests.conversations import case_of as outputs_case
 from tests.drafted import case_of as drafted_case
 from tests.hierarchy_cases import CASES, Case, kv
 from tests.lives import case_of as lively_case
+from tests.lives import tiered_case_of as tiered_lively_case
 from tests.odd_life import registered as registered_for_life
 from tests.odd_policies import registered
 from tests.scenarios import Scenario, scenario
@@ -123,6 +124,8 @@ def test_lives() -> None:
     with registered_for_life():
         for seed in range(LIVELY_SEEDS):
             assert not lively_differences(lively_case(seed, LIVELY_REQUESTS)), seed
+        for seed in range(LIVELY_SEEDS // 2):
+            assert not lively_differences(tiered_lively_case(seed, LIVELY_REQUESTS)), seed
 
 
 def test_speculation(odd: None) -> None:
@@ -228,7 +231,7 @@ def test_faults_about_what_is_offered(slot: str, function: Callable[..., Any], f
 
 def test_a_campaign_of_failures() -> None:
     with registered_for_life():
-        campaign(1, 1)
+        campaign(2, 1)
 
 
 def noting(found: list[int]) -> Callable[[Any], Exception]:

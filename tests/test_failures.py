@@ -13,20 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from replay.cluster import Cluster
 from replay.engine.life_schema import FAILURES
 from replay.errors import EngineError
 from replay.events import to_table
+from replay.kv import Kv
 from replay.laws import check
 from replay.life import Failures, Life, Pool
 from replay.session import Session
+from tests.hierarchies import random_kv
 from tests.odd_life import registered
 from tests.small import PS, small_cluster, small_instance, small_policies, small_profile, small_trace
 
 MOMENTS = ("queued", "fetching", "prefill", "handoff", "stranded", "decode", "starting", "draining")
 KINDS = (*FAILURES, "slow link")
+OF_STORES = ("store", "shard")  # in every second history, which has a hierarchy
 RECOVERS = ("restart", "resume", "restore", "give_up")
 ROLES = ("prefill", "prefill", "prefill", "decode", "decode", "decode")
-HISTORIES, EACH = 12, 2  # 12 histories x 8 moments x 6 kinds x 2
+HISTORIES, EACH = 12, 2  # 12 histories x 8 moments x 6 or 8 kinds x 2
 MOST_EVENTS = 20_000
 NODE = 2
 Failure = dict[str, Any]
@@ -67,7 +71,22 @@ def session_of(seed: int, plan: list[Failure], recover: str, events: bool = Fals
                  for role in ROLES]  # fmt: skip
     chosen = small_policies(route="odd_route", scale=("odd_scale", {"bold": seed % 2}), recover=recover)
     cluster = replace(small_cluster(instances), life=life)
+    cluster = replace(cluster, kv=kv_of(seed, cluster) if seed % 2 else None)
     return Session(small_trace(rows, chains), cluster, chosen, seed=seed, events=events)
+
+
+def kv_of(seed: int, cluster: Cluster) -> Kv:
+    """Draw a hierarchy with pool nodes and index shards."""
+    random = Random(f"stores {seed}")
+    while True:
+        kv = replace(random_kv(random, cluster, 9000), changes=())
+        if kv.shared_nodes and kv.index.shards:
+            return kv
+
+
+def kinds_of(seed: int) -> list[str]:
+    """Return what can fail in a history."""
+    return [kind for kind in KINDS if seed % 2 or kind not in OF_STORES]
 
 
 def run(session: Session) -> Session:
@@ -104,13 +123,17 @@ def moments_of(session: Session) -> dict[str, list[tuple[int, int, int]]]:
     return found
 
 
-def failures_at(random: Random, kind: str, when: tuple[int, int, int]) -> list[Failure]:
+def failures_at(random: Random, kind: str, when: tuple[int, int, int], seed: int) -> list[Failure]:
     """Draw a failure of a kind at a moment, half of the time with another one in the same picosecond or soon after."""
     since_ps, until_ps, instance = when
     at_ps = random.choice([random.randint(since_ps + 1, until_ps - 1), since_ps + 1, until_ps - 1])
     plan = []
-    for name, place in ((kind, instance), (random.choice(KINDS), random.randrange(len(ROLES)))):
-        what = {"node": place // NODE, "control": 0}.get(name, place)
+    kv = session_of(seed, [], "resume").cluster.kv
+    known = {"node": len(ROLES) // NODE, "control": 1}
+    if kv is not None:
+        known |= {"store": kv.shared_nodes + any(store.node < 0 for store in kv.stores), "shard": kv.index.shards}
+    for name, place in ((kind, instance), (random.choice(kinds_of(seed)), random.randrange(len(ROLES)))):
+        what = place // NODE if name == "node" else place % known.get(name, len(ROLES))
         plan.append(failure(at_ps, name, what, random.choice([1, 40, 200, 900, 900, 5000])))
         if random.random() < 0.5:
             break
@@ -125,11 +148,11 @@ def campaign(histories: int, each: int) -> tuple[Counter[tuple[str, str]], int, 
     for seed in range(histories):
         moments = moments_of(run(session_of(seed, [], "resume", events=True)))
         for moment in MOMENTS:
-            for k, kind in enumerate(KINDS * each):
+            for k, kind in enumerate(kinds_of(seed) * each):
                 if not moments[moment]:
                     continue
                 random = Random(f"{seed} {moment} {kind} {k}")
-                plan = failures_at(random, kind, random.choice(moments[moment]))
+                plan = failures_at(random, kind, random.choice(moments[moment]), seed)
                 done = run(session_of(seed, plan, RECOVERS[(seed + k) % 4]))
                 cells[kind, moment] += 1
                 pairs += len(plan) > 1
@@ -138,7 +161,7 @@ def campaign(histories: int, each: int) -> tuple[Counter[tuple[str, str]], int, 
 
 
 def test_every_failure_at_every_moment() -> None:
-    """1,152 replays: six kinds of failure at eight moments, under four recover policies; all of these occurred."""
+    """1,344 replays: eight kinds of failure at eight moments, under four recover policies; all of these occurred."""
     cells, pairs, lost = campaign(HISTORIES, EACH)
     assert sum(cells.values()) >= 1000 and len(cells) == len(KINDS) * len(MOMENTS), cells
     assert min(cells.values()) >= 5 and pairs > 300 and lost > 1000, (cells, pairs, lost)

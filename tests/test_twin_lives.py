@@ -14,7 +14,7 @@ from replay.engine.life_schema import LIVES
 from replay.life import settled
 from replay.session import Session
 from tests.against import check_interpreted, check_ways, main, unlike
-from tests.lives import case_of
+from tests.lives import case_of, tiered_case_of
 from tests.odd_life import registered
 from tests.scenarios import Scenario
 from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, finished, session_of, twin_run
@@ -24,6 +24,7 @@ from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
 SEEDS, BATCH = 240, 60
 SLICED_SEEDS = 16
+TIERED_SEEDS = 60
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 16, 10
 COUNTS = ("lost", "retries", "restarts", "given_up", "wasted_tokens", "most_lost")
 
@@ -77,6 +78,15 @@ def test_engine_equals_twin(first: int) -> None:
     for seed in range(first, first + BATCH):
         case = case_of(seed)
         assert not differences(case), f"seed {seed}: {differences(case)}"
+
+
+def test_over_a_hierarchy() -> None:
+    """Nodes that take their stores along, pool nodes, the store that all share, index shards."""
+    for seed in range(TIERED_SEEDS):
+        case = tiered_case_of(seed)
+        assert not differences(case), f"seed {seed}: {differences(case)}"
+    for seed in range(TIERED_SEEDS, TIERED_SEEDS + SLICED_SEEDS // 2):
+        check_ways(tiered_case_of(seed), seed, traces_of)
 
 
 def test_leaps_slices_and_forks_change_nothing() -> None:
