@@ -112,9 +112,11 @@ def arrived(state, policies, i, r):
         job.pinned_blocks = 0
         if state.views[target].role != DECODE:
             settle(state, target)
+            view = state.views[target]
+            room = view.free_blocks + view.cached_blocks
             insert(state, target, job.leaf, blocks, whole)
             state.instances[target].may_evict = 1
-            if state.cluster[0].exact_evictions:
+            if state.cluster[0].exact_evictions or view.free_blocks + view.cached_blocks < room:
                 cut(state, target)
     enqueue(state, policies, target, r)
     wake(state, policies, i)

@@ -7,7 +7,8 @@ import numpy as np
 from replay.engine.disk import put
 from replay.engine.inserting import insert
 from replay.engine.jit import inlined, kernel
-from replay.engine.kvcache import deepest_resident, pin_path, release_path, resident_blocks, usable_tokens
+from replay.engine.kvcache import deepest_resident, pin_path, release_path, resident_blocks, row_of, usable_tokens
+from replay.engine.phases import growth_now
 from replay.engine.planning import (
     compute_s,
     find_parts,
@@ -22,6 +23,8 @@ from replay.engine.schema import NONE
 from replay.engine.shipping import carried_blocks, expected_end_ps, send_load
 from replay.engine.tier_schema import LOAD_OVER, LOADED, LOADING, MOST_PARTS, PENDING_LOAD, TIMEOUT
 from replay.engine.timers import push_timer
+
+MOST_BLOCKS = 1 << 30
 
 
 @kernel
@@ -159,10 +162,25 @@ def conclude(state, r, i):
         load.counted_blocks = load.upto_blocks
         return
     load.state = LOAD_OVER
-    arrived = whole_units(state, arrived)
+    arrived = whole_units(state, min(arrived, end_with_room(state, i, leaf)))
     if arrived > load.base_blocks:
         insert(state, i, leaf, arrived, 1)
         load.landed_blocks = arrived
+
+
+@kernel
+def end_with_room(state, i, leaf):
+    """Return up to which block of a path KV may enter instance i, about to begin an iteration, beside its decodes.
+
+    What extends a node that somebody holds in part is held too: it must not take what the decodes need next.
+    """
+    view = state.views[i]
+    node = deepest_resident(state.cache, leaf, i)
+    s = row_of(state.cache, node, i) if node >= 0 else NONE
+    if s < 0 or state.cache.slots[s].pins == 0 or state.cache.slot_of[node, i] >= 0:
+        return MOST_BLOCKS
+    have = resident_blocks(state.cache, node, i)
+    return have + max(0, view.free_blocks + view.cached_blocks - growth_now(state, i))
 
 
 @inlined

@@ -81,10 +81,11 @@ def land(state, policies, r):
     load = state.hierarchy.loads[r]
     i = load.instance
     settle(state, i)
+    room = state.views[i].free_blocks + state.views[i].cached_blocks
     if state.policies.tiers(address_of(state), OP_LAND, r, i):
         state.instances[i].may_evict = 1
-        if state.cluster[0].exact_evictions:
-            cut(state, i)
+        if state.cluster[0].exact_evictions or state.views[i].free_blocks + state.views[i].cached_blocks < room:
+            cut(state, i)  # what extends a node that is held is held too: there may be less than the leap needs
     if load.awaited:
         load.awaited = 0
         load_came(state, i, r)

@@ -174,13 +174,22 @@ def conclude(h: Hierarchy, server: Server, head: Request) -> None:
         if (expected_end(load, now) - now) * S <= compute_s(server, a, b):
             count(load, now)
             return
-    arrived = h.whole_units(arrived)
+    arrived = h.whole_units(min(arrived, end_with_room(server, head)))
     if there and arrived > load.base:
         server.blocks.insert(head.chain, arrived, arrived == end_of(head.chain))
     if under_way:
         landed = there and arrived > load.base
         settle(load, arrived if landed else -1, "cut" if there else "wasted")
     load.stands = False
+
+
+def end_with_room(server: Server, head: Request) -> int:
+    """Return up to which block KV may enter an instance: what extends a held run is held, and decodes need room."""
+    path = server.blocks.path(head.chain)
+    if not path or path[-1].complete or path[-1].pins == 0:
+        return 10**9
+    room = server.blocks.free_blocks + server.blocks.cached_blocks - server.growth()
+    return server.blocks.raw_blocks(head.chain) + max(0, room)
 
 
 def expected_end(load: Load, now_ps: int) -> int:
