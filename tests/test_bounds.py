@@ -26,8 +26,8 @@ from tests.test_twin_hierarchy import case_of, traces_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(7000, 7040)
-TIERED_SEEDS = range(8000, 8060)
-FABRIC_SEEDS = range(9000, 9060)
+TIERED_SEEDS = range(8000, 8030)
+FABRIC_SEEDS = range(9000, 9030)
 PROBE, LOADING_SEED = "probe", 8002
 
 

@@ -20,7 +20,7 @@ from traces.outputs import with_outputs
 from traces.schema import Trace
 from traces.trie import full_blocks
 
-SEEDS, SLICED_SEEDS = 60, 12
+SEEDS, SLICED_SEEDS = 40, 8
 
 
 @pytest.fixture(autouse=True)

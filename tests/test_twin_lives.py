@@ -22,9 +22,9 @@ from tests.test_twin_hierarchy import plain_lists
 from tests.twin.lives import OF_A_REQUEST, OF_AN_INSTANCE
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
-SEEDS, BATCH = 240, 60
-SLICED_SEEDS = 16
-TIERED_SEEDS = 60
+SEEDS, BATCH = 120, 60
+SLICED_SEEDS = 12
+TIERED_SEEDS = 30
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 16, 10
 COUNTS = ("lost", "retries", "restarts", "given_up", "wasted_tokens", "most_lost")
 

@@ -19,8 +19,8 @@ from tests.sessions import binned, engine_rows, finished, session_of, twin_run
 from tests.staged import case_of
 from tests.twin.model import FIELDS
 
-SEEDS, BATCH = 120, 40
-SLICED_SEEDS = 16
+SEEDS, BATCH = 60, 30
+SLICED_SEEDS = 8
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 16, 10
 TASK_FIELDS = ("ready_ps", "end_ps", "queue_ps", "service_ps", "ended")
 
