@@ -13,6 +13,7 @@ import pytest
 
 from replay.cluster import Cluster
 from replay.engine import schema
+from replay.engine.evicting import evict
 from replay.errors import KvreplayError
 from replay.life import Failures, Life, Pool
 from replay.policy import NEVER, policy, registry
@@ -163,6 +164,13 @@ def test_the_oracle_finds_more_than_lru() -> None:
         policies = small_policies(evict=evict, admit=("queue_limit", {"limit": 40}))
         hits[evict] = int(replay(golden.trace(**shape), cluster, policies, slo=golden.SLO).requests["hit_tokens"].sum())
     assert hits["oracle_belady"] > hits["lru"] > 0
+
+
+def test_evicting_what_is_not_there_stops_the_replay() -> None:
+    """A bug of the engine that asks for more than is cached must not look for it for ever."""
+    session = Session(golden.trace(**golden.RUNS["locality"][0]), golden.RUNS["locality"][1], small_policies())
+    evict(session.state, 0, 3)
+    assert (session.state.cluster.fault[0], session.state.cluster.fault_value[0]) == (schema.BROKEN_LAW, 3)
 
 
 # slot, answer, fault

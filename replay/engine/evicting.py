@@ -8,8 +8,9 @@ a binary heap beside it (eviction_queue.py).
 from replay.engine.eviction_queue import first_queued, queue_anew, unlink
 from replay.engine.fragments import trim
 from replay.engine.jit import inlined, kernel
+from replay.engine.notes import fault
 from replay.engine.prefetch import bring_near
-from replay.engine.schema import BAD_EVICT, NONE
+from replay.engine.schema import BAD_EVICT, BROKEN_LAW, NONE
 
 
 @inlined
@@ -202,6 +203,9 @@ def evict(state, i, blocks):
     view.free_blocks += blocks
     while blocks > 0:
         s = first_queued(cache, instance)
+        if s < 0:
+            fault(state, BROKEN_LAW, i, blocks)  # rather than look for ever
+            return
         if cluster.second_look and stays(state, i, s):
             continue
         slot = slots[s]
