@@ -160,9 +160,9 @@ def test_the_oracle_finds_more_than_lru() -> None:
     """Belady's policy needs the next use of every node as requests are admitted, queue and are refused."""
     shape, cluster, _ = golden.RUNS["overload_preempts"]
     hits = {}
-    for evict in ("oracle_belady", "lru"):
-        policies = small_policies(evict=evict, admit=("queue_limit", {"limit": 40}))
-        hits[evict] = int(replay(golden.trace(**shape), cluster, policies, slo=golden.SLO).requests["hit_tokens"].sum())
+    for name in ("oracle_belady", "lru"):
+        policies = small_policies(evict=name, admit=("queue_limit", {"limit": 40}))
+        hits[name] = int(replay(golden.trace(**shape), cluster, policies, slo=golden.SLO).requests["hit_tokens"].sum())
     assert hits["oracle_belady"] > hits["lru"] > 0
 
 
