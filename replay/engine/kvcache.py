@@ -231,50 +231,6 @@ def renew(state, s):
 
 
 @kernel
-def publish(state, i, r):
-    """Make the whole prompt of request r reusable on instance i, out of its private blocks. Modified in place.
-
-    Where another request published the same blocks meanwhile, the copy of r is freed (as SGLang's radix cache does).
-    """
-    cache = state.cache
-    view = state.views[i]
-    instance = state.instances[i]
-    job = state.jobs[r]
-    held = job.pinned
-    node = job.leaf
-    if job.pinned_blocks > cache.nodes[node].start_blocks + cache.nodes[node].blocks:
-        return  # it holds all of its prompt and some of what it generated
-    while node >= 0:
-        s = row_of(cache, node, i)
-        ours = node == held  # from here to the root r holds every node already
-        if s < 0:
-            s = new_slot(state, i, node)
-        elif not ours:
-            renew(state, s)
-            pin(cache, view, instance, s)
-        slot = cache.slots[s]
-        missing = cache.nodes[node].blocks - slot.blocks
-        already = slot.blocks - held_blocks(job, cache, node, ours)
-        slot.blocks += missing
-        cache.slot_of[node, i] = s
-        instance.pinned_blocks += missing
-        instance.private_blocks -= missing
-        instance.inserted_blocks += missing
-        if missing > 0 and state.cluster[0].lagged:
-            note_change(state, node, i, slot.blocks)
-        free_private(view, instance, already)
-        job.private_blocks -= missing + already
-        if ours:
-            break
-        node = cache.nodes[node].parent
-    cache.slots[cache.slot_of[job.leaf, i]].whole = 1
-    if state.cluster[0].classes:
-        settle_group(state, i, r, job.leaf)
-    job.pinned = job.leaf
-    job.pinned_blocks = cache.nodes[job.leaf].start_blocks + cache.nodes[job.leaf].blocks
-
-
-@kernel
 def settle_group(state, i, r, node):
     """Name request r as the last user of the path to `node`, published on instance i, modified in place."""
     cache = state.cache
@@ -294,3 +250,59 @@ def held_blocks(job, cache, node, ours):
     if not ours:
         return 0
     return job.pinned_blocks - cache.nodes[node].start_blocks
+
+
+@inlined
+def publish_path(state, i, r, leaf, end):
+    """Make the path to `leaf` reusable on instance i up to block `end`, out of private blocks of request r. In place.
+
+    r holds every node of it from then on. Where another request published the same blocks meanwhile, the copy of r is
+    freed (as SGLang's radix cache does).
+    """
+    cache = state.cache
+    view = state.views[i]
+    instance = state.instances[i]
+    job = state.jobs[r]
+    held = job.pinned
+    node = leaf
+    while node >= 0:
+        s = row_of(cache, node, i)
+        ours = node == held  # from here to the root r holds every node already
+        if s < 0:
+            s = new_slot(state, i, node)
+        elif not ours:
+            renew(state, s)
+            pin(cache, view, instance, s)
+        slot = cache.slots[s]
+        whole = cache.nodes[node].blocks
+        upto = min(whole, end - cache.nodes[node].start_blocks)
+        missing = max(0, upto - slot.blocks)
+        already = upto - missing - held_blocks(job, cache, node, ours)
+        slot.blocks += missing
+        cache.slot_of[node, i] = s if slot.blocks == whole else -2 - s
+        instance.pinned_blocks += missing
+        instance.private_blocks -= missing
+        instance.inserted_blocks += missing
+        if missing > 0 and state.cluster[0].lagged:
+            note_change(state, node, i, slot.blocks)
+        free_private(view, instance, already)
+        job.private_blocks -= missing + already
+        if ours:
+            break
+        node = cache.nodes[node].parent
+    if state.cluster[0].classes:
+        settle_group(state, i, r, leaf)
+    job.pinned = leaf
+    job.pinned_blocks = end
+
+
+@kernel
+def publish(state, i, r):
+    """Make the whole prompt of request r reusable on instance i, modified in place."""
+    cache = state.cache
+    job = state.jobs[r]
+    end = cache.nodes[job.leaf].start_blocks + cache.nodes[job.leaf].blocks
+    if job.pinned_blocks > end:
+        return  # it holds all of its prompt and some of what it generated
+    publish_path(state, i, r, job.leaf, end)
+    cache.slots[cache.slot_of[job.leaf, i]].whole = 1

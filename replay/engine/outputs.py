@@ -3,9 +3,8 @@
 A next turn whose prompt contains it has the same nodes. MODEL.md, *Cache*, says when blocks are kept.
 """
 
-from replay.engine.evicting import note_change
 from replay.engine.jit import inlined, kernel
-from replay.engine.kvcache import free_private, held_blocks, new_slot, pin, renew, row_of, settle_group
+from replay.engine.kvcache import publish_path
 from replay.engine.schema import DECODE
 
 
@@ -37,7 +36,6 @@ def keep_output(state, i, r):
     """
     cache = state.cache
     view = state.views[i]
-    instance = state.instances[i]
     job = state.jobs[r]
     node = cache.tails[r]
     if view.role == DECODE or node < 0:
@@ -48,33 +46,4 @@ def keep_output(state, i, r):
         return
     while cache.nodes[node].start_blocks >= end:
         node = cache.nodes[node].parent
-    deepest = node
-    held = job.pinned
-    while node >= 0:
-        s = row_of(cache, node, i)
-        ours = node == held  # from here to the root r holds every node already
-        if s < 0:
-            s = new_slot(state, i, node)
-        elif not ours:
-            renew(state, s)
-            pin(cache, view, instance, s)
-        slot = cache.slots[s]
-        upto = min(cache.nodes[node].start_blocks + cache.nodes[node].blocks, end) - cache.nodes[node].start_blocks
-        missing = max(0, upto - slot.blocks)
-        already = upto - missing - held_blocks(job, cache, node, ours)
-        slot.blocks += missing
-        cache.slot_of[node, i] = s if slot.blocks == cache.nodes[node].blocks else -2 - s
-        instance.pinned_blocks += missing
-        instance.private_blocks -= missing
-        instance.inserted_blocks += missing
-        if missing > 0 and state.cluster[0].lagged:
-            note_change(state, node, i, slot.blocks)
-        free_private(view, instance, already)
-        job.private_blocks -= missing + already
-        if ours:
-            break
-        node = cache.nodes[node].parent
-    if state.cluster[0].classes:
-        settle_group(state, i, r, deepest)
-    job.pinned = deepest
-    job.pinned_blocks = end
+    publish_path(state, i, r, node, end)
