@@ -6,6 +6,7 @@ from replay.engine.life_schema import (
     ASK,
     DETECT,
     DRAINING,
+    OP_AGAIN,
     OP_AWAIT,
     OP_DRAINED,
     OP_LIFE,
@@ -13,7 +14,6 @@ from replay.engine.life_schema import (
     OP_OVER,
     OP_RESTORE,
     OP_STRAND,
-    OP_TODO,
     OP_TURN,
     RESTORED,
 )
@@ -117,10 +117,10 @@ def settle_drains(state):
 
 @kernel
 def operate_life(state, operation, what, i):
-    """Do one operation for the event loop, modified in place; of OP_TODO returns a request, -1 for none."""
+    """Do one operation for the event loop, modified in place; of OP_AGAIN returns a request, -1 for none."""
     if operation == OP_LIFE:
         handle(state)
-    elif operation == OP_TODO:
+    elif operation == OP_AGAIN:
         return next_again(state)
     elif operation == OP_LOST:
         lose_waiting(state, i, what)

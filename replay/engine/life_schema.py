@@ -112,7 +112,7 @@ LOSS = np.dtype([
 ], align=True)
 
 # operations, and what a recover policy says
-(OP_LIFE, OP_TODO, OP_LOST, OP_DRAINED, OP_STRAND, OP_AWAIT, OP_RESTORE, OP_TURN, OP_OVER) = range(9)
+(OP_LIFE, OP_AGAIN, OP_LOST, OP_DRAINED, OP_STRAND, OP_AWAIT, OP_RESTORE, OP_TURN, OP_OVER) = range(9)
 RESTART, RESUME, RESTORE, GIVE_UP = range(4)
 FIRST_MOMENTS = 1 << 12
 

@@ -5,7 +5,7 @@ from replay.engine.asking import shown
 from replay.engine.fabric_schema import ARRIVED, EXCHANGED, FETCHED, OP_FABRIC_EVENT, REQUESTED
 from replay.engine.handoff import arrived, end_unserved, enqueue, hand_over_anew, wake
 from replay.engine.jit import inlined, kernel
-from replay.engine.life_schema import GIVE_UP, OP_AWAIT, OP_DRAINED, OP_LIFE, OP_LOST, OP_TODO, RESTART, RESTORE
+from replay.engine.life_schema import GIVE_UP, OP_AGAIN, OP_AWAIT, OP_DRAINED, OP_LIFE, OP_LOST, RESTART, RESTORE
 from replay.engine.links import fetch
 from replay.engine.notes import fault, note
 from replay.engine.observing import observe
@@ -209,7 +209,7 @@ def recover(state, policies, r):
 @kernel
 def carry_on(state, policies):
     """Let every request go on that an event of the life of instances asks to, in place; then those that wait."""
-    r = state.policies.life(address_of(state), OP_TODO, 0, 0)
+    r = state.policies.life(address_of(state), OP_AGAIN, 0, 0)
     while r >= 0 and state.cluster[0].fault == 0:
         stage = state.jobs[r].stage
         if stage == LOST and state.lives.setting[0].paused > 0:
@@ -224,7 +224,7 @@ def carry_on(state, policies):
             enqueue(state, policies, state.jobs[r].instance, r)
         else:
             state.policies.life(address_of(state), OP_LOST, r, state.jobs[r].instance)
-        r = state.policies.life(address_of(state), OP_TODO, 0, 0)
+        r = state.policies.life(address_of(state), OP_AGAIN, 0, 0)
     for i in range(state.cluster[0].num_instances):
         if serves(state, i):
             wake(state, policies, i)
