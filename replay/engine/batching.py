@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from replay.engine.accounts import charge_prompt, leave_waiting
 from replay.engine.beginning import begin_phase
 from replay.engine.foresight import foresee
@@ -30,7 +32,7 @@ from replay.engine.schema import (
     NONE,
     PREFILLING,
 )
-from replay.engine.slots import blocks_for
+from replay.engine.slots import whole_blocks
 from replay.engine.stalls import begin_stall, counted_blocks, credit_tiers, may_load
 from replay.engine.state import address_of
 from replay.engine.tier_schema import OP_CONCLUDE
@@ -50,8 +52,10 @@ def demand(state, i, r):
     block_tokens = state.views[i].block_tokens
     context = request.prompt_tokens + request.generated_tokens
     if job.prefill_left == 0:  # handed off: all but the last token's KV is here
-        need = blocks_for(context - 1, block_tokens)
-        grows = blocks_for(context + state.cluster[0].draft_tokens, block_tokens) - need
+        need = whole_blocks(state, context - 1)
+        grows = 1 if need * block_tokens == context - 1 else 0
+        if state.cluster[0].draft_tokens > 0:
+            grows = whole_blocks(state, context + state.cluster[0].draft_tokens) - need
         return need, 0, NONE, 0, 0, grows
     node, resident, cached = NONE, 0, 0
     leaf = leaf_of(state, r)
@@ -61,7 +65,7 @@ def demand(state, i, r):
             node, resident = own_part(state, node, resident, context // block_tokens)
         cached = unpinned_blocks(state.cache, node, i)
     left = context - usable_tokens(state, max(resident, counted_blocks(state, r)), context, block_tokens)
-    return blocks_for(context, block_tokens) - resident, left, node, resident, cached, 0
+    return whole_blocks(state, context) - resident, left, node, resident, cached, 0
 
 
 @inlined
@@ -147,27 +151,33 @@ def admit_waiting(state, policies, i, tokens, whole, given):
     before = given
     squares = 0
     admitted = 0
-    while instance.queue >= 0 and view.running + instance.late_places < view.max_batch:
+    special = state.cluster[0].special
+    most = view.max_batch
+    late_blocks = np.int64(0)
+    if special:
+        most -= instance.late_places
+        late_blocks = instance.late_blocks
+    while instance.queue >= 0 and view.running < most:
         r = instance.queue
         job = state.jobs[r]
         handed = job.prefill_left == 0
-        if state.cluster[0].plans_ahead and job.queued_ps > instance.seen_ps:
+        if special and state.cluster[0].plans_ahead and job.queued_ps > instance.seen_ps:
             break
         if not handed and tokens - given <= 0:
             break
-        if state.cluster[0].tiered and not handed and may_load(state, r):
+        if special and state.cluster[0].tiered and not handed and may_load(state, r):
             state.policies.tiers(address_of(state), OP_CONCLUDE, r, i)
         need, left, node, resident, cached, grows = demand(state, i, r)
         if whole and not handed and given > 0 and left > tokens - given:
             break
-        if not has_room(state, i, need, cached + instance.late_blocks, grows):
+        if not has_room(state, i, need, cached + late_blocks, grows):
             break
         instance.queue = pop(state.jobs, r)
         if instance.queue < 0:
             instance.empty_since_ps = state.cluster[0].now_ps
         admit_one(state, i, r, need, left, node)
         job.pinned_blocks = resident
-        if state.cluster[0].spelled:
+        if special and state.cluster[0].spelled:
             begin_spell(state, i, r, left)
         admitted += 1
         if handed:
@@ -177,7 +187,7 @@ def admit_waiting(state, policies, i, tokens, whole, given):
             given += give_chunk(state, r, tokens - given, given, whole)
             squares += chunk_squares(job)
             append_prefill(state.jobs, instance, r)
-        if state.cluster[0].fair and instance.queue >= 0:
+        if special and state.cluster[0].fair and instance.queue >= 0:
             instance.queue = rekey_queue(state, policies, i, instance.queue)
     return given - before, squares, admitted
 
@@ -198,6 +208,27 @@ def make_up(state, i, r, context, left, node):
     loss.begun_ps = state.cluster[0].now_ps
 
 
+@kernel
+def look_back(state, i, r, left, node):
+    """Note what the admission of request r to instance i says of prefixes and their users, modified in place."""
+    cluster = state.cluster[0]
+    if cluster.foresees and state.jobs[r].scheduled_ps < 0:
+        foresee(state, r)
+    if cluster.lookahead and left > 0:
+        spare(state, i, r, -1)
+    if node >= 0 and cluster.classes:
+        count_reuse(state, i, r, leaf_of(state, r))
+
+
+@kernel
+def settle_debts(state, i, r, context, left, node):
+    """Note what the admission of request r to instance i, with `left` tokens to prefill, waits for or makes up for."""
+    if state.cluster[0].tiered:
+        begin_stall(state, i, r)
+    if state.cluster[0].lives and state.lives.losses[r].losses > 0:
+        make_up(state, i, r, context, left, node)
+
+
 @inlined
 def admit_one(state, i, r, need, left, node):
     """Give request r its blocks on instance i and move it from waiting to running, modified in place."""
@@ -205,13 +236,10 @@ def admit_one(state, i, r, need, left, node):
     job = state.jobs[r]
     request = state.requests[r]
     context = request.prompt_tokens + request.generated_tokens
-    if state.cluster[0].foresees and job.scheduled_ps < 0:
-        foresee(state, r)
-    if state.cluster[0].lookahead and left > 0:
-        spare(state, i, r, -1)
+    special = state.cluster[0].special
+    if special:
+        look_back(state, i, r, left, node)
     if node >= 0:
-        if state.cluster[0].classes:
-            count_reuse(state, i, r, leaf_of(state, r))
         pin_path(state, i, node)
     take_private(state, i, need)
     job.pinned = node
@@ -222,10 +250,8 @@ def admit_one(state, i, r, need, left, node):
     view.waiting_tokens -= context
     view.queued_tokens += left - job.charged_tokens
     job.charged_tokens = left
-    if state.cluster[0].tiered and left > 0:
-        begin_stall(state, i, r)
-    if left > 0 and state.cluster[0].lives and state.lives.losses[r].losses > 0:
-        make_up(state, i, r, context, left, node)
+    if special and left > 0:
+        settle_debts(state, i, r, context, left, node)
     if left > 0:
         job.prefill_left = left
         job.prefilled = context - left
@@ -233,9 +259,9 @@ def admit_one(state, i, r, need, left, node):
         if job.scheduled_ps < 0:
             job.scheduled_ps = state.cluster[0].now_ps
             job.hit_tokens = context - left
-            if state.cluster[0].tiered:
+            if special and state.cluster[0].tiered:
                 credit_tiers(state, i, r)
-        if state.cluster[0].fabric:
+        if special and state.cluster[0].fabric:
             state.wires.transits[r].cached = context - left
     note(state, LOG_ADMIT, r, i, context - left)
 
@@ -259,11 +285,12 @@ def schedule(state, policies, i):
     view = state.views[i]
     pressed = False
     full = growth_now(state, i) > view.free_blocks + view.cached_blocks
-    if state.cluster[0].rekeys and (full or state.instances[i].queue >= 0):
+    special = state.cluster[0].special
+    if special and state.cluster[0].rekeys and (full or state.instances[i].queue >= 0):
         rekey(state, policies, i)
     if full:
         pressed = make_room(state, policies, i)
-    if state.cluster[0].batch_reads_pace:
+    if special and state.cluster[0].batch_reads_pace:
         show_pace(state, i)
     tokens, decode, whole = policies.batch(view, state.cluster[0].now_ps, state.tunables)
     if tokens < 0:
@@ -275,7 +302,7 @@ def schedule(state, policies, i):
     given, squares, admitted = 0, 0, 0
     if instance.prefill_head >= 0:
         given, squares = continue_prefills(state, i, tokens, whole)
-    if state.cluster[0].plans_ahead and (instance.left == 0 or (given == 0 and view.decoding == 0)):
+    if special and state.cluster[0].plans_ahead and (instance.left == 0 or (given == 0 and view.decoding == 0)):
         see_all(state, i)
     if instance.queue >= 0 and not pressed:
         more, more_squares, admitted = admit_waiting(state, policies, i, tokens, whole, given)
@@ -283,6 +310,6 @@ def schedule(state, policies, i):
         squares += more_squares
     decodes = view.decoding > 0 and (decode != 0 or given == 0)
     begin_phase(state, i, given, squares, decodes, pressed)
-    if state.cluster[0].fabric and (given > 0 or instance.awaited_loads > 0):
+    if special and state.cluster[0].fabric and (given > 0 or instance.awaited_loads > 0):
         start_traffic(state, policies, i, given)
     return admitted

@@ -67,7 +67,8 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     """Start the iterations of instance i at now, or let it be idle. Modified in place."""
     instance = state.instances[i]
     view = state.views[i]
-    if state.cluster[0].in_step:
+    special = state.cluster[0].special
+    if special and state.cluster[0].in_step:
         plan(state, i, given, squares, decodes)
         return
     now_ps = state.cluster[0].now_ps
@@ -80,7 +81,7 @@ def begin_phase(state, i, given, squares, decodes, pressed):
     decoding = view.decoding if decodes else 0
     kv_tokens = instance.kv_tokens if decodes else 0
     base_ps, growth_ps, straight = iteration_cost(state.cost, instance.profile, given, decoding, kv_tokens, squares)
-    drafts = decodes and state.cluster[0].draft_tokens > 0
+    drafts = special and decodes and state.cluster[0].draft_tokens > 0
     if drafts:
         base_ps += state.policies.drafting(address_of(state), OP_COST, given, i)
     base_ps = max(base_ps, 1)

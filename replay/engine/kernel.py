@@ -1,22 +1,18 @@
 """The event loop: what happens next, and the end of an iteration. MODEL.md beside this file is its specification."""
 
-from replay.engine.accounts import charge_output, note_output
 from replay.engine.ahead import bring_arrivals
-from replay.engine.alive import note_finish, note_first_token
 from replay.engine.batching import schedule
-from replay.engine.drafting_schema import OP_VERIFIED
 from replay.engine.ending import conclude
-from replay.engine.fabric_schema import OP_SHARE
-from replay.engine.handoff import deliver, handoff, wake
+from replay.engine.handoff import deliver, handoff
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import publish
-from replay.engine.learning_schema import OP_LEARN
 from replay.engine.notes import fault, note
 from replay.engine.observing import take_signals
 from replay.engine.outputs import keep_output
 from replay.engine.phases import change_count, gap_bin, join_decode, leave_decode, settle_iterations
 from replay.engine.preemption import release_blocks
 from replay.engine.queues import pop
+from replay.engine.rare import begin_end, count_token, finish_more, follow_up, note_late, wake_ranks
 from replay.engine.request_schema import OP_GO, OP_MOVE
 from replay.engine.routing import arrive, drain
 from replay.engine.rows_left import is_full
@@ -35,12 +31,11 @@ from replay.engine.schema import (
     PREFILL,
     RUNNING,
 )
-from replay.engine.side_events import drained, fabric_event, life_event, tier_event
-from replay.engine.stage_events import issue_due, joins, next_due, stage_event
-from replay.engine.stage_schema import OP_START, OP_TOKENS
+from replay.engine.side_events import fabric_event, life_event, tier_event
+from replay.engine.stage_events import issue_due, next_due, stage_event
 from replay.engine.state import address_of
-from replay.engine.tier_schema import OP_PUBLISHED, OP_SPILL
-from replay.engine.traffic import send_rest, sends_parts, take_back
+from replay.engine.tier_schema import OP_PUBLISHED
+from replay.engine.traffic import send_rest, sends_parts
 from replay.engine.tree import first_event
 
 
@@ -48,20 +43,12 @@ from replay.engine.tree import first_event
 def finish(state, policies, i, r):
     """Take request r, which has all its tokens, off instance i; it ends unless it waits for stages. In place."""
     cluster = state.cluster[0]
-    if cluster.outputs:
+    if cluster.special and cluster.outputs:
         keep_output(state, i, r)
     release_blocks(state, policies, i, r)
     change_count(state, i)
     state.views[i].running -= 1
-    if cluster.fair:
-        note_output(state, r)
-    if cluster.lives:
-        note_finish(state, r)
-    if cluster.learns:
-        state.policies.learning(address_of(state), OP_LEARN, r, i)
-    if cluster.fabric and state.wires.transits[r].able and state.wires.transits[r].ready == 0:
-        take_back(state, r)
-    if not (cluster.staged and joins(state, r)):
+    if not (cluster.special and finish_more(state, i, r)):
         conclude(state, i, r)
 
 
@@ -105,15 +92,11 @@ def complete_prefill(state, policies, i, r):
             state.policies.tiers(address_of(state), OP_PUBLISHED, r, i)
     request.generated_tokens += 1
     state.instances[i].tokens_out += 1
-    if cluster.staged:
-        state.policies.stages(address_of(state), OP_TOKENS, r, request.generated_tokens)
-    if cluster.fair:
-        charge_output(state, i, r, 1)
+    if cluster.special:
+        count_token(state, i, r)
     if job.first_token_ps < 0:
         job.first_token_ps = now_ps
         note(state, LOG_TOKEN, r, i, 1)
-        if cluster.lives:
-            note_first_token(state, r)
     else:
         gap_ps = now_ps - job.last_token_ps
         state.histogram[request.tier, gap_bin(gap_ps)] += 1
@@ -174,31 +157,26 @@ def end_iteration(state, policies, i):
     instance = state.instances[i]
     settle_iterations(state, i, instance.left)
     instance.left = -1
-    if instance.decodes and state.cluster[0].draft_tokens > 0:
-        state.policies.drafting(address_of(state), OP_VERIFIED, 0, i)
+    if state.cluster[0].special:
+        begin_end(state, i)
     gone = 0
-    running = state.views[i].running
-    room = state.views[i].free_blocks + state.views[i].cached_blocks
     if instance.decodes and instance.iteration >= instance.next_finish:
-        if state.cluster[0].staged:
+        if state.cluster[0].special and state.cluster[0].staged:
             issue_due(state, i)
         gone += finish_decodes(state, policies, i)
     if instance.phase_prefill_tokens > 0:
         gone += advance_prefills(state, policies, i)
     if instance.gives:
         gone += state.policies.moves(address_of(state), OP_GO, 0, i)
-    if state.cluster[0].plans_ahead:
-        instance.seen_ps = instance.start_ps - (instance.base_ps - instance.growth_ps)
-        instance.late_places = running - state.views[i].running
-        instance.late_blocks = max(0, state.views[i].free_blocks + state.views[i].cached_blocks - room)
+    if state.cluster[0].special:
+        note_late(state, i)
     if gone > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
     admitted = schedule(state, policies, i)
     if admitted > 0 and state.cluster[0].held >= 0:
         drain(state, policies)
-    if state.cluster[0].in_step:
-        for k in range(instance.first_rank, instance.first_rank + instance.ranks):
-            wake(state, policies, k)
+    if state.cluster[0].special:
+        wake_ranks(state, policies, i)
 
 
 @inlined
@@ -231,7 +209,7 @@ def advance(state, policies, max_events):
     """
     cluster = state.cluster[0]
     for _ in range(max_events):
-        if is_full(state):
+        if cluster.special and is_full(state):
             return PAUSED
         time_ps, leaf = first_event(state.tree)
         r = next_arrival(state)
@@ -248,7 +226,7 @@ def advance(state, policies, max_events):
         if time_ps < cluster.now_ps:
             fault(state, BROKEN_LAW, leaf, cluster.now_ps - time_ps)
             return FAULT
-        if cluster.signals and time_ps >= cluster.signal_ps:
+        if cluster.special and cluster.signals and time_ps >= cluster.signal_ps:
             take_signals(state, time_ps)
         if time_ps > cluster.now_ps:
             cluster.now_ps = time_ps
@@ -278,14 +256,8 @@ def advance(state, policies, max_events):
                 stage_event(state, policies)
             else:
                 state.policies.moves(address_of(state), OP_MOVE, 0, leaf - 2 * cluster.num_instances - 2)
-        if cluster.draining > 0:
-            drained(state, policies)
-        if cluster.spilled > 0:
-            state.policies.tiers(address_of(state), OP_SPILL, 0, 0)
-        if cluster.fabric and state.wires.net[0].dirty:
-            state.policies.fabric(address_of(state), OP_SHARE, 0, 0, 0, 0, 0)
-        if cluster.staged and state.pipeline.pipe[0].dirty:
-            state.policies.stages(address_of(state), OP_START, 0, 0)
+        if cluster.special:
+            follow_up(state, policies)
         if cluster.fault != 0:
             return FAULT
     return PAUSED

@@ -70,9 +70,9 @@ def usable_tokens(state, blocks, context_tokens, block_tokens):
 
     source : vLLM automatic prefix caching; whole storage units only as in DeepSeek's context caching
     """
-    most = (context_tokens - 1) // block_tokens * block_tokens
     hit = blocks * block_tokens
-    hit = hit if hit < most else most
+    if hit >= context_tokens:
+        hit = (context_tokens - 1) // block_tokens * block_tokens
     unit_tokens = state.cluster[0].unit_tokens
     return hit if unit_tokens == 0 else hit - hit % unit_tokens
 

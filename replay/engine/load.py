@@ -101,6 +101,7 @@ def state_of(
         state = state._replace(lives=lives_of(trace, cluster, state, {"seed": options["seed"], "targets": targets}))
     if cluster.migrate_ps:
         plain_set_event(state.tree, 3 * num_instances + 2, cluster.migrate_ps)
+    mark_special(state.cluster)
     return _records(state) if INTERPRETED else state
 
 
@@ -158,6 +159,8 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
     row["leap"], row["log"], row["gaps"] = options["leap"], options["events"], options["gaps"]
     row["cache"] = cluster.prefix_cache and len(options["trie"].parent) > 0
     row["outputs"] = row["cache"][0] and cluster.cache_outputs
+    block_tokens = cluster.block_tokens
+    row["block_shift"] = block_tokens.bit_length() - 1 if block_tokens.bit_count() == 1 else NONE
     row["layerwise"] = cluster.layerwise
     row["fabric"] = cluster.fabric is not None
     row["signals"], row["signal_lag_ps"] = cluster.signal_lag_ps > 0, cluster.signal_lag_ps
@@ -173,6 +176,11 @@ def _cluster(trace: "Trace", cluster: "Cluster", chosen: Mapping[str, Chosen], o
             row[name] = value
     _reads(row, chosen)
     return row
+
+
+def mark_special(row: np.ndarray) -> None:
+    """Say whether any mechanism beside the plain loop is on, in the CLUSTER row, in place."""
+    row["special"] = any(bool(row[name][0]) for name in schema.SPECIAL)
 
 
 def _reads(row: np.ndarray, chosen: Mapping[str, Chosen]) -> None:
@@ -240,6 +248,7 @@ def with_policies(
     if "fair" not in same and state.cluster["fair"][0]:
         count_waiting(state, asking)
     state = state._replace(tunables=table, asking=asking)
+    mark_special(state.cluster)
     return _records(state) if INTERPRETED else state
 
 

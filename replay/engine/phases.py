@@ -18,7 +18,7 @@ from replay.engine.schema import (
     NONE,
     RUNNING,
 )
-from replay.engine.slots import blocks_for, due_at, generated_now
+from replay.engine.slots import block_part, due_at, generated_now, whole_blocks
 from replay.engine.state import address_of
 from replay.engine.timing import leap_count, leap_ps
 from replay.engine.tree import set_event
@@ -119,8 +119,9 @@ def growth_need(state, i, skip, count):
     block_tokens = state.growth.shape[1]
     blocks = 0
     if count >= block_tokens:
-        blocks = (count // block_tokens) * state.views[i].decoding
-        count = count % block_tokens
+        rest = block_part(state, count)
+        blocks = whole_blocks(state, count - rest) * state.views[i].decoding
+        count = rest
     where = state.instances[i].residue + skip
     for _ in range(count):
         if where >= block_tokens:
@@ -166,7 +167,7 @@ def settle_iterations(state, i, count):
         instance.iteration += count
         residue = instance.residue + count
         block_tokens = state.growth.shape[1]
-        instance.residue = residue if residue < block_tokens else residue % block_tokens
+        instance.residue = residue if residue < block_tokens else block_part(state, residue)
         instance.kv_tokens += np.int64(view.decoding) * count
         instance.tokens_out += np.int64(view.decoding) * count
         if state.cluster[0].fair:
@@ -246,7 +247,7 @@ def join_decode(state, i, r):
     if state.cluster[0].draft_tokens > 0:
         state.policies.drafting(address_of(state), OP_JOIN, r, i)
     else:
-        state.growth[i, (instance.residue + 1 - context) % state.growth.shape[1]] += 1
+        state.growth[i, block_part(state, instance.residue + 1 - context)] += 1
     state.tiers[i, request.tier] += 1
     instance.kv_tokens += context
     view.decoding += 1
@@ -268,8 +269,8 @@ def leave_decode(state, i, slot):
     if state.cluster[0].draft_tokens > 0:
         blocks = state.policies.drafting(address_of(state), OP_LEAVE, r, i)
     else:
-        blocks = blocks_for(context - 1, view.block_tokens)
-        state.growth[i, (instance.residue + 1 - context) % state.growth.shape[1]] -= 1
+        blocks = whole_blocks(state, context - 1)
+        state.growth[i, block_part(state, instance.residue + 1 - context)] -= 1
     state.tiers[i, request.tier] -= 1
     instance.kv_tokens -= context
     if state.batch[i, LAST_TOKEN, slot] >= 0:

@@ -24,19 +24,27 @@ from replay.engine.waiting import count_promises, give_key, join_waiting
 
 
 @kernel
-def push_waiting(state, policies, i, r):
-    """Put request r into the queue of instance i under a new key, modified in place."""
-    state.jobs[r].stage = WAITING
-    state.jobs[r].instance = i
+def note_waiting(state, i, r):
+    """Tell who counts it that request r joins the queue of instance i, modified in place."""
     if state.cluster[0].plans_ahead:
         state.jobs[r].queued_ps = state.cluster[0].now_ps
     if state.cluster[0].fair:
         join_waiting(state, i, r)
     if state.cluster[0].promises:
         count_promises(state, i)
+
+
+@kernel
+def push_waiting(state, policies, i, r):
+    """Put request r into the queue of instance i under a new key, modified in place."""
+    state.jobs[r].stage = WAITING
+    state.jobs[r].instance = i
+    special = state.cluster[0].special
+    if special:
+        note_waiting(state, i, r)
     give_key(state, policies, i, r)
     state.instances[i].queue = push(state.jobs, state.instances[i].queue, r)
-    if state.cluster[0].lookahead and state.jobs[r].prefill_left > 0:
+    if special and state.cluster[0].lookahead and state.jobs[r].prefill_left > 0:
         spare(state, i, r, 1)
 
 

@@ -37,7 +37,7 @@ from replay.engine.schema import (
     ROUTE,
     STAGED,
 )
-from replay.engine.slots import blocks_for
+from replay.engine.slots import whole_blocks
 from replay.engine.stage_schema import OP_ADMITTED, OP_ENTER
 from replay.engine.state import address_of
 from replay.engine.tier_schema import (
@@ -280,7 +280,7 @@ def dispatch(state, policies, r, i, source):
     context = request.prompt_tokens + request.generated_tokens  # it may have been elsewhere before
     leaves = view.role == PREFILL or state.cluster[0].pooled
     last = context if leaves else request.prompt_tokens + job.output_tokens - 1 + state.cluster[0].draft_tokens
-    if blocks_for(last, view.block_tokens) > view.total_blocks:
+    if whole_blocks(state, last) > view.total_blocks:
         note(state, LOG_FAIL, r, i, 0)
         end_unserved(state, r, FAILED)
         return
@@ -290,12 +290,15 @@ def dispatch(state, policies, r, i, source):
     view.waiting += 1
     view.sent += 1
     view.waiting_tokens += context
-    if state.cluster[0].lives and not serves(state, i):
+    special = state.cluster[0].special
+    if special and state.cluster[0].routed:
+        state.policies.tiers(address_of(state), OP_ROUTED, r, i)
+    if special and state.cluster[0].lives and not serves(state, i):
         state.policies.life(address_of(state), OP_LOST, r, i)
         return
-    restores = state.cluster[0].lives and state.lives.losses[r].restored_blocks > 0
+    restores = special and state.cluster[0].lives and state.lives.losses[r].restored_blocks > 0
     may_fetch = source >= 0 and source != i and state.cluster[0].cache and job.leaf >= 0 and not restores
-    sends_text = state.cluster[0].fabric and state.wires.net[0].request_token_bytes > 0
+    sends_text = special and state.cluster[0].fabric and state.wires.net[0].request_token_bytes > 0
     fetched = False
     if sends_text:
         fetched = may_fetch and would_fetch(state, r, i, source)
@@ -306,8 +309,6 @@ def dispatch(state, policies, r, i, source):
         saved = state.prefill_views[source if fetched else i].hit_tokens
     job.charged_tokens = context - saved
     view.queued_tokens += job.charged_tokens
-    if state.cluster[0].routed:
-        state.policies.tiers(address_of(state), OP_ROUTED, r, i)
     if restores:
         state.policies.life(address_of(state), OP_RESTORE, r, i)
     elif sends_text:

@@ -203,6 +203,8 @@ CLUSTER = np.dtype([
     ("turns", "i4"),                        # pairing heap of closed-loop arrivals to come
     ("fault", "i4"),
     ("held_area", "f8"), ("held_changed_ps", "i8"),  # request-seconds in the cluster queue
+    ("special", "i1"),                      # any of SPECIAL is on: the plain loop looks at this alone
+    ("block_shift", "i4"),                  # a block has 2 to the power of it tokens, -1 for another number
     ("leap", "i1"), ("log", "i1"), ("cache", "i1"), ("layerwise", "i1"), ("gaps", "i1"), ("fabric", "i1"),
     ("staged", "i1"),                       # requests pass stages of their own beside the transformer: see stages
     ("reads_hits", "i1"), ("reads_blocks", "i1"),  # whether admit or route read hit_tokens, or block counts
@@ -242,6 +244,11 @@ CLUSTER = np.dtype([
     ("forced", "i4"),                       # instance to which the next request is routed whatever the policy, or -1
     ("draft_tokens", "i4"),                 # that each decoding request proposes in an iteration, 0 for none
 ], align=True)
+
+# mechanisms that the loop has nothing to do for in a run without them; what it does for them is in `rare`
+SPECIAL = ("log", "fabric", "staged", "lagged", "tiered", "lookahead", "foresees", "classes", "rekeys", "fair",
+           "promises", "spelled", "batch_reads_pace", "signals", "learns", "outputs", "lives", "in_step", "plans_ahead",
+           "draft_tokens", "routed")  # fmt: skip
 
 # what a fetch policy may know of a load
 OFFER = np.dtype([

@@ -11,6 +11,24 @@ def blocks_for(tokens, block_tokens):
 
 
 @inlined
+def whole_blocks(state, tokens):
+    """Return the KV blocks that hold so many tokens; without a division where a block is a power of two."""
+    shift = state.cluster[0].block_shift
+    if shift >= 0:
+        return (tokens + (1 << shift) - 1) >> shift
+    return blocks_for(tokens, state.growth.shape[1])
+
+
+@inlined
+def block_part(state, tokens):
+    """Return tokens modulo the tokens of a block; without a division where these are a power of two."""
+    shift = state.cluster[0].block_shift
+    if shift >= 0:
+        return tokens & ((1 << shift) - 1)
+    return tokens % state.growth.shape[1]
+
+
+@inlined
 def generated_now(state, i, slot):
     """Return the output tokens that the request in a slot of instance i has, as far as the instance is settled."""
     left = state.batch[i, FINISH_AT, slot] - state.instances[i].iteration
