@@ -6,6 +6,9 @@ import numba
 
 ROOM = 256  # numbers of its memory that a scale policy uses for a pool
 DECODE, MIXED = 2, 1
+DRAM_NODES, STORAGE_SERVERS = 3, 4  # pools with a role of these or more are of nodes, not of instances
+FULL = 0.9  # share of its blocks from which on a pool of DRAM nodes counts as full
+MOST_BUSY, KEEP_S, BAND = 0.8, 600.0, 0.5
 
 
 @numba.njit(nogil=True)
@@ -40,6 +43,17 @@ def need(pool, rate_per_s, prompt_tokens, output_tokens):
     if pool.role == DECODE or pool.role == MIXED:
         return prefill + decode_need(pool, rate_per_s, prompt_tokens, output_tokens, pool.itl_target_s)
     return prefill
+
+
+@numba.njit(nogil=True)
+def corrections(pool, prompt_tokens, output_tokens, most):
+    """Return TTFT observed over expected, at most 1, and ITL likewise; 1 where nothing was observed, within `most`."""
+    alone_s = pool.iteration_s + prompt_tokens * pool.prefill_token_s
+    faster = min(1.0, pool.ttft_s / alone_s) if pool.first_tokens > 0 and alone_s > 0.0 else 1.0
+    batch, context_tokens = pool.running / max(1, pool.up), prompt_tokens + output_tokens / 2.0
+    step_s = pool.iteration_s + batch * (pool.decode_request_s + context_tokens * pool.kv_token_s)
+    slower = pool.itl_s / step_s if pool.itl_s > 0.0 and step_s > 0.0 else 1.0
+    return max(faster, 1.0 / most), min(max(slower, 1.0 / most), most)
 
 
 @numba.njit(nogil=True)
@@ -81,5 +95,37 @@ def line_ahead(memory, first, size, seen, window, ahead):
 
 @numba.njit(nogil=True)
 def whole(count, most):
-    """Round a count up, between 0 and `most`."""
-    return int(math.ceil(min(max(count, 0.0), float(most))))
+    """Round a count up, between 0 and `most`; a billionth above a whole number is rounding."""
+    return int(math.ceil(min(max(count - 1e-9, 0.0), float(most))))
+
+
+@numba.njit(nogil=True)
+def nodes_needed(pool, keep_s, most_busy):
+    """Return how many DRAM nodes or storage servers a pool needs, not rounded; of storage only bandwidth counts.
+
+    keep_s    : DRAM is to keep what was used within this time. Where it is full, its size goes with the time since the
+                last use of what leaves next, at most to twice of it; where it is not, what it holds counts, of it as
+                much as was used within the time
+    most_busy : share of its time that a card or medium is to be busy
+    source    : own; the age at the end of the queue decides about cache sizes in CacheLib (Berg et al., OSDI 2020)
+    """
+    needed = pool.up * pool.busy_share / most_busy
+    if pool.role == STORAGE_SERVERS:
+        return needed
+    used = pool.up * pool.kv_share
+    young = keep_s / pool.tail_age_s if pool.tail_age_s > 0.0 else 1.0
+    by_age = used * min(young, 2.0) if pool.kv_share >= FULL else used * min(young, 1.0) / FULL
+    return max(needed, by_age)
+
+
+@numba.njit(nogil=True)
+def settled(pool, needed, band):
+    """Return a need rounded up, one going only if `band` of another could go too; of nodes 1 where anything comes."""
+    wanted = max(whole(needed, pool.most), min(pool.up + pool.starting, whole(needed + band, pool.most)))
+    return max(wanted, 1) if pool.role >= DRAM_NODES and pool.arrivals > 0 else wanted
+
+
+@numba.njit(nogil=True)
+def nodes_wanted(pool, keep_s, most_busy):
+    """Return how many DRAM nodes or storage servers a pool should have: `nodes_needed`, settled."""
+    return settled(pool, nodes_needed(pool, keep_s, most_busy), BAND)

@@ -143,7 +143,9 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
     stages = build_stages(config.get("stages"))
     speculation = build_speculation(config.get("speculation"))
     changes = kv is not None and kv.changes
-    life = _life(config, instances, settings, {"fabric": fabric, "kv.changes": changes, "stages": stages})
+    life = build_life(config, instances, kv)
+    if life is not None:
+        _refuse_beside_life(settings, {"fabric": fabric, "kv.changes": changes, "stages": stages})
     if handoff == "chunked" and fabric is None:
         raise ConfigError("cluster.handoff=chunked needs a fabric: without one each sender's card carries a handoff as "
                           "a whole or layer by layer. Select a fabric, such as fabric=pcie_gdr, or another handoff.")
@@ -171,17 +173,12 @@ def build_cluster(config: Mapping[str, Any], trace_block_tokens: int | None = No
     )
 
 
-def _life(config: Mapping[str, Any], instances: list[Instance], settings: Mapping[str, Any],
-          parts: Mapping[str, Any]) -> Life | None:
-    life = build_life(config, instances)
-    if life is None:
-        return None
+def _refuse_beside_life(settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     others = {**{name: bool(part) for name, part in parts.items()}, "cluster.mixed_pool": settings["mixed_pool"],
               "cluster.migrate_s": settings["migrate_s"] is not None}
     if refused := [name for name, there in others.items() if there]:
         raise ConfigError(f"instances that come, go or fail are not modelled together with {refused[0]} yet. Leave "
                           f"{refused[0]} at its default, or scale=none and failures=none.")
-    return life
 
 
 def _cache_outputs(settings: Mapping[str, Any], kv: Kv | None) -> bool:

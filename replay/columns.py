@@ -60,6 +60,8 @@ COMPARED_LIFE = (
     ("fail-\nures", "instance_failures", 1),
     ("lost", "lost_requests", 1),
 )
+# of a hierarchy whose nodes come and go
+COMPARED_NODES = (("DRAM node-\nhours", "memory_node_hours", 2), ("storage\nserver-hours", "storage_node_hours", 2))
 # and where some fail
 COMPARED_FAILURES = (
     ("avail-\nability", "availability", 1),

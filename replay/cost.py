@@ -10,8 +10,8 @@ from replay import pipeline
 from replay.attribution import input_share
 from replay.energy import J_PER_KWH, energy_kwh
 from replay.fabric import FRONT_END, KINDS
-from replay.kv import DISK, DRAM
-from replay.life import paid_s
+from replay.kv import DISK, DRAM, Kv
+from replay.life import node_paid_s, paid_s
 from replay.metrics import ARRIVED, FINISHED, SCHEDULED, SPAN_S, Value
 from replay.prices import Prices
 from replay.slo import Slo, Tier
@@ -63,7 +63,8 @@ def numbers(session: "Session", requests: pl.DataFrame) -> tuple[dict[str, Value
     on_s = paid_s(session)
     kwh = energy_kwh(cluster, instances["busy_ps"], span_s if on_s is None else on_s, prices.pue)
     on = None if on_s is None or span_s <= 0 else on_s / span_s
-    rates = usd_per_hour(cluster, prices, on)
+    nodes_on = {role: paid / span_s for role, paid in node_paid_s(session).items()} if span_s > 0 else {}
+    rates = usd_per_hour(cluster, prices, on, nodes_on)
     if span_s > 0:
         rates["network"] += traffic_usd(session, whole["generated_tokens"]) * S_PER_HOUR / span_s
         rates["electricity"] = (kwh or 0.0) * prices.electricity_usd_per_kwh * S_PER_HOUR / span_s
@@ -99,14 +100,17 @@ def total(tallies: Mapping[str, Tally]) -> Tally:
     return {name: sum(one[name] for one in tallies.values()) for name in TALLIED}
 
 
-def usd_per_hour(cluster: "Cluster", prices: Prices, on: np.ndarray | None = None) -> dict[str, float]:
-    """Return what a cluster costs an hour whatever it does, part by part; pool nodes that leave are paid for too.
+def usd_per_hour(cluster: "Cluster", prices: Prices, on: np.ndarray | None = None,
+                 nodes_on: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:  # fmt: skip
+    """Return what a cluster costs an hour whatever it does, part by part; nodes that leave by kv.changes are paid for.
 
     on      : time that each instance was paid, as a share of the span; None for all of it
+    nodes_on : the same of shared DRAM nodes ("memory") and of servers of the store for all ("storage")
     gpu     : instances, as their hardware says
-    cpu     : cores of GPUs' hosts, of shared DRAM nodes and of index shards
+    cpu     : cores of GPUs' hosts, of shared DRAM nodes, storage servers and index shards
     dram    : of the blocks that shared nodes and hosts hold below the HBM
-    ssd     : local SSDs and the store for all, as large as configured: copies and compression change nothing
+    ssd     : local SSDs and the store for all, as large as configured: copies and compression change nothing, nor do
+              the servers that are on
     network : ports of the fabric
     stages  : servers of the stages beside the transformer, only where there are any
     """
@@ -114,27 +118,36 @@ def usd_per_hour(cluster: "Cluster", prices: Prices, on: np.ndarray | None = Non
     shares = np.ones(len(cluster.instances)) if on is None else on
     cores = prices.cores_per_gpu * sum(share * instance.profile.gpus
                                        for share, instance in zip(shares.tolist(), cluster.instances, strict=True))
-    dram = ssd = 0.0
-    if kv is not None:
-        cores += prices.cores_per_dram_node * kv.shared_nodes + prices.cores_per_index_shard * kv.index.shards
-        for store in kv.stores:
-            size_bytes = float(store.blocks * kv.block_bytes)
-            if store.tier == DRAM:
-                price = prices.dram_usd_per_gib_hour if store.server < 0 else prices.host_dram_usd_per_gib_hour
-                dram += price * size_bytes / GIB
-            elif store.tier == DISK:
-                price = prices.store_usd_per_tib_hour if store.node < 0 else prices.ssd_usd_per_tib_hour
-                ssd += price * size_bytes / TIB
+    below = _below_hbm(kv, prices, nodes_on or {}) if kv is not None else {"cores": 0.0, "dram": 0.0, "ssd": 0.0}
+    cores += below.pop("cores")
     stages = {"stages": pipeline.usd_per_hour(cluster.stages, prices.cpu_usd_per_core_hour)} if cluster.stages else {}
     return stages | {
         "gpu": sum(share * instance.profile.price_per_hour
                    for share, instance in zip(shares.tolist(), cluster.instances, strict=True)),
         "cpu": cores * prices.cpu_usd_per_core_hour,
-        "dram": dram,
-        "ssd": ssd,
+        **below,
         "network": fabric.price_per_hour if fabric is not None else 0.0,
         "electricity": 0.0,
     }
+
+
+def _below_hbm(kv: Kv, prices: Prices, nodes_on: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return what the hierarchy costs an hour: its cores, and its DRAM and SSDs in USD."""
+    shares = {role: nodes_on.get(role, np.ones(count)) for role, count in kv.nodes.items()}
+    found = {"cores": (prices.cores_per_dram_node * float(shares["memory"].sum())
+                       + prices.cores_per_storage_server * float(shares["storage"].sum())
+                       + prices.cores_per_index_shard * kv.index.shards), "dram": 0.0, "ssd": 0.0}  # fmt: skip
+    for store in kv.stores:
+        size_bytes = float(store.blocks * kv.block_bytes)
+        own = store.server < 0 <= store.node  # its node may be off
+        paid_bytes = size_bytes * (float(shares["memory"][store.node]) if own else 1.0)
+        if store.tier == DRAM:
+            price = prices.dram_usd_per_gib_hour if store.server < 0 else prices.host_dram_usd_per_gib_hour
+            found["dram"] += price * paid_bytes / GIB
+        elif store.tier == DISK:
+            price = prices.store_usd_per_tib_hour if store.node < 0 else prices.ssd_usd_per_tib_hour
+            found["ssd"] += price * paid_bytes / TIB
+    return found
 
 
 def traffic_usd(session: "Session", generated_tokens: int) -> float:

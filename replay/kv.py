@@ -104,3 +104,10 @@ class Kv:
     isolate: bool
     changes: tuple[Change, ...]
     samples: int
+    disk_servers: int = 1  # of the store that all share: each carries an equal part of its bandwidth
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """How many shared DRAM nodes there are, and servers of the store for all."""
+        common = any(store.tier == DISK and store.node < 0 for store in self.stores)
+        return {"memory": self.shared_nodes, "storage": self.disk_servers if common else 0}

@@ -19,8 +19,8 @@ CHANGES = ("leave", "drain", "join", "fail_disk", "repair_disk")
 KEYS = (
     *CHOICES, "dram_nodes", "dram_gib", "dram_bytes_per_s", "dram_latency_s", "private_gib", "private_bytes_per_s",
     "private_latency_s", "disk_gib", "media", "replicas", "compression", "memtable_mib", "fanout", "levels",
-    "background_share", "in_flight", "writes", "replicate_after", "key_blocks", "bound", "virtual_nodes", "ttl_s",
-    "gc_s", "unit_tokens", "index", "changes", "samples",
+    "background_share", "disk_servers", "in_flight", "writes", "replicate_after", "key_blocks", "bound",
+    "virtual_nodes", "ttl_s", "gc_s", "unit_tokens", "index", "changes", "samples",
 )  # fmt: skip
 INDEX_KEYS = (*INDEX_CHOICES, "shards", "lookup_s", "node_s", "gc_node_s", "lag_s")
 MEDIUM_KEYS = ("name", "read_bytes_per_s", "write_bytes_per_s", "iops", "latency_s")
@@ -63,6 +63,7 @@ def build_kv(node: Any, instances: Sequence[Any], block_tokens: int) -> Kv | Non
         refresh=node["ttl_refresh"],
         gc_ps=_lasting_ps(node["gc_s"], "kv.gc_s"),
         unit_tokens=unit_tokens, isolate=node["isolate"], changes=_changes(node["changes"], stores), samples=samples,
+        disk_servers=count(node["disk_servers"], "kv.disk_servers", 1, 4096),
     )  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def check_lives(state: State) -> None:
 
 
 def check_times(state: State) -> None:
-    """Check that the time paid, up and down of each instance is what its changes say, within the time replayed.
+    """Check that the time paid, up and down of each instance and node is what its changes say, within the replay.
 
     raises : EngineError as `check`
     """
@@ -151,7 +151,7 @@ def check_times(state: State) -> None:
     moments = state.lives.moments[: int(state.lives.setting["moments"][0])]
     in_order = int((np.diff(moments["time_ps"]) >= 0).sum())
     _equal("changes in order of time", "all instances", in_order, max(0, len(moments) - 1))
-    for i, life in enumerate(state.lives.life):
+    for i, life in enumerate((*state.lives.life, *state.lives.node_lives)):
         own = moments[moments["instance"] == i]
         since, codes = [0, *own["time_ps"].tolist()], own["state"].tolist()
         first = (OFF if codes[0] == STARTING else UP) if codes else int(life["state"])
@@ -161,8 +161,8 @@ def check_times(state: State) -> None:
         elapsed_ps, doing = now_ps - int(life["since_ps"]), int(life["state"])
         for name, counted in (("up", (UP, DRAINING)), ("down", (DOWN,)), ("paid", (UP, STARTING, DRAINING, DOWN))):
             kept_ps = int(life[f"{name}_ps"]) + elapsed_ps * (doing in counted)
-            _equal(f"time {name} [ps]", f"instance {i}", kept_ps, int(spent[list(counted)].sum()))
-        _equal("time [ps]", f"all states of instance {i}", int(spent.sum()), now_ps)
+            _equal(f"time {name} [ps]", f"member {i} of the pools", kept_ps, int(spent[list(counted)].sum()))
+        _equal("time [ps]", f"all states of member {i} of the pools", int(spent.sum()), now_ps)
 
 
 def check_hierarchy(state: State) -> None:

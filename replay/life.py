@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from replay.session import Session
 
 PS = 1e-12
-TABLES = ("lives", "life_changes")
+NODE_ROLES = ("memory", "storage")  # of pools whose members are shared DRAM nodes, or servers of the store for all
+TABLES = ("lives", "life_changes", "nodes", "node_changes")
+OF_A_NODE = ("crashes", "starts", "cached_lost_blocks", "cached_shrunk_blocks")
 OF_AN_INSTANCE = ("crashes", "starts", "lost_requests", "lost_kv_tokens", "cached_lost_blocks", "cached_shrunk_blocks")
 COLUMNS = ("losses", "away_s", "recomputed_tokens", "restored_tokens")
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The instances of one role: how many there are at the least, at the most and at first."""
+    """The instances of one role, or the nodes of one of NODE_ROLES: how many at the least, at the most and at first."""
 
     role: str
     least: int
@@ -56,6 +58,8 @@ class Life:
     budget         : instances that are on at once, 0 for no limit
     detect_ps      : from a failure until routers know
     replica_tokens : KV of decoding requests is copied every so many tokens, 0 for never
+    node_start_ps  : as start_ps, of a shared DRAM node or a storage server
+    drain_ps       : how long a shared DRAM node that is to go may move what it holds to the others
     """
 
     pools: tuple[Pool, ...]
@@ -66,13 +70,22 @@ class Life:
     detect_ps: int
     replica_tokens: int
     node_instances: int
+    node_start_ps: int = 0
+    drain_ps: int = 0
 
 
 def settled(session: "Session") -> dict[str, np.ndarray]:
     """Return time paid, up and down of every instance up to now, int64 [ps] (num_instances,)."""
-    state = session.state
-    life = state.lives.life
-    elapsed_ps = int(state.cluster["now_ps"][0]) - life["since_ps"]
+    return _settled(session, session.state.lives.life)
+
+
+def node_times(session: "Session") -> dict[str, np.ndarray]:
+    """Return the same of every shared DRAM node and server of the store for all."""
+    return _settled(session, session.state.lives.node_lives)
+
+
+def _settled(session: "Session", life: np.ndarray) -> dict[str, np.ndarray]:
+    elapsed_ps = int(session.state.cluster["now_ps"][0]) - life["since_ps"]
     serves = np.isin(life["state"], (LIVES.index("up"), LIVES.index("draining")))
     return {"paid_ps": life["paid_ps"] + elapsed_ps * (life["state"] != OFF),
             "up_ps": life["up_ps"] + elapsed_ps * serves,
@@ -121,6 +134,7 @@ def numbers(session: "Session", requests: pl.DataFrame) -> dict[str, "Value"]:
         "cached_tokens_lost": int(life["cached_lost_blocks"].sum()) * session.cluster.block_tokens,
         "cached_tokens_shrunk": int(life["cached_shrunk_blocks"].sum()) * session.cluster.block_tokens,
         "misses_while_starting": misses_while_starting(session, requests),
+        **node_numbers(session),
     }
 
 
@@ -148,18 +162,60 @@ def columns(session: "Session") -> dict[str, np.ndarray]:
             "recomputed_tokens": losses["recomputed_tokens"], "restored_tokens": losses["restored_tokens"]}
 
 
+def node_paid_s(session: "Session") -> dict[str, np.ndarray]:
+    """Return how long each shared DRAM node ("memory") and server of the store for all ("storage") was paid [s]."""
+    kv = session.cluster.kv
+    if session.cluster.life is None or kv is None:
+        return {}
+    paid_s, shared = node_times(session)["paid_ps"] * PS, kv.shared_nodes
+    rows = {"memory": paid_s[:shared], "storage": paid_s[shared : shared + kv.nodes["storage"]]}
+    return {role: own for role, own in rows.items() if len(own)}
+
+
+def node_numbers(session: "Session") -> dict[str, "Value"]:
+    """Return what became of shared DRAM nodes and storage servers, where their number may change.
+
+    *_node_hours          : time that they were paid, start and repair included
+    memory_tokens_shrunk  : KV that went with DRAM nodes as they were switched off; memory_tokens_moved: that they had
+                            moved to others before
+    """
+    found: dict[str, Value] = {f"{role}_node_hours": float(paid.sum()) / 3600
+                               for role, paid in node_paid_s(session).items()}  # fmt: skip
+    if "memory_node_hours" in found:
+        nodes, shared = session.state.lives.node_lives, session.cluster.kv.shared_nodes  # type: ignore[union-attr]
+        moved = session.state.hierarchy.stores["drained_blocks"][:shared]
+        found |= {"memory_tokens_shrunk": int(nodes["cached_shrunk_blocks"].sum()) * session.cluster.block_tokens,
+                  "memory_tokens_moved": int(moved.sum()) * session.cluster.block_tokens}  # fmt: skip
+    return found
+
+
 def tables(session: "Session") -> dict[str, pl.DataFrame]:
-    """Return a row an instance, and a row for each change of what an instance does."""
+    """Return a row an instance and a row a node of the hierarchy, and a row for each change of what one is doing."""
     if session.cluster.life is None:
         return {}
-    life, setting = session.state.lives.life, session.state.lives.setting[0]
+    count = len(session.cluster.instances)
     roles = [instance.role for instance in session.cluster.instances]
-    times = {f"{name[:-3]}_s": value * PS for name, value in settled(session).items()}
-    lives = pl.DataFrame({
-        "instance": np.arange(len(roles)), "role": roles, "state": [LIVES[code] for code in life["state"]], **times,
-        **{name: np.ascontiguousarray(life[name]) for name in OF_AN_INSTANCE}})  # fmt: skip
-    moments = session.state.lives.moments[: int(setting["moments"])]
-    changes = pl.DataFrame({"time_s": moments["time_ps"] * PS, "instance": np.ascontiguousarray(moments["instance"]),
-                            "state": [LIVES[code] for code in moments["state"]]},
-                           schema={"time_s": pl.Float64, "instance": pl.Int32, "state": pl.String})  # fmt: skip
-    return {"lives": lives, "life_changes": changes}
+    moments = session.state.lives.moments[: int(session.state.lives.setting["moments"][0])]
+    found = _of_members("instance", roles, session.state.lives.life, settled(session), OF_AN_INSTANCE)
+    found["life_changes"] = _changes("instance", moments[moments["instance"] < count], 0)
+    nodes = session.cluster.kv.nodes if session.cluster.kv is not None else {}
+    roles = [role for role, number in nodes.items() for _ in range(number)]
+    if roles:
+        found |= _of_members("node", roles, session.state.lives.node_lives, node_times(session), OF_A_NODE)
+        found["node_changes"] = _changes("node", moments[moments["instance"] >= count], count)
+    return found
+
+
+def _of_members(kind: str, roles: list[str], life: np.ndarray, times: dict[str, np.ndarray],
+                names: tuple[str, ...]) -> dict[str, pl.DataFrame]:  # fmt: skip
+    table = pl.DataFrame({
+        kind: np.arange(len(roles)), "role": roles, "state": [LIVES[code] for code in life["state"]],
+        **{f"{name[:-3]}_s": value * PS for name, value in times.items()},
+        **{name: np.ascontiguousarray(life[name]) for name in names}})  # fmt: skip
+    return {"lives" if kind == "instance" else "nodes": table}
+
+
+def _changes(kind: str, moments: np.ndarray, first: int) -> pl.DataFrame:
+    return pl.DataFrame({"time_s": moments["time_ps"] * PS, kind: np.ascontiguousarray(moments["instance"]) - first,
+                         "state": [LIVES[code] for code in moments["state"]]},
+                        schema={"time_s": pl.Float64, kind: pl.Int32, "state": pl.String})  # fmt: skip

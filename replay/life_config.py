@@ -10,22 +10,26 @@ from replay.errors import ConfigError
 from replay.hardware.fields import count, keys, number
 from replay.hardware.model import model_of
 from replay.hardware.units import ps
-from replay.life import Failures, Life, Pool
+from replay.kv import Kv
+from replay.life import NODE_ROLES, Failures, Life, Pool
 
 if TYPE_CHECKING:
     from replay.cluster import Instance
 
-SCALE_KEYS = ("interval_s", "boot_s", "weights_bytes_per_s", "switch_s", "budget", "initial", "least")
+SCALE_KEYS = ("interval_s", "boot_s", "weights_bytes_per_s", "switch_s", "budget", "node_boot_s", "drain_s", "initial",
+              "least")  # fmt: skip
 FAILURE_KEYS = ("plan", "mtbf_s", "mttr_s", "until_s", "detect_s", "link_speed", "instances_per_node",
                 "replica_tokens")  # fmt: skip
 ROLES = ("prefill", "mixed", "decode")
+POOLS = (*ROLES, *NODE_ROLES)
 ROW_KEYS = ("at_s", "kind", "what", "for_s")
 
 
-def build_life(config: Mapping[str, Any], instances: Sequence["Instance"]) -> Life | None:
+def build_life(config: Mapping[str, Any], instances: Sequence["Instance"], kv: Kv | None = None) -> Life | None:
     """Return the life of a cluster's instances, None where all are there from the beginning to the end.
 
     config : whole resolved configuration; nodes scale and failures may be absent
+    kv     : its hierarchy, whose shared DRAM nodes and storage servers are pools too
     raises : ConfigError for an unknown key, a bad number, or a pool that could be empty
     """
     scale, failures = config.get("scale"), config.get("failures")
@@ -41,10 +45,12 @@ def build_life(config: Mapping[str, Any], instances: Sequence["Instance"]) -> Li
     budget = 0 if scale["budget"] is None else count(scale["budget"], "scale.budget")
     interval_s = number(scale["interval_s"], "scale.interval_s", above=0.0) if scales else 0.0
     return Life(
-        pools=_pools(scale, instances, budget),
+        pools=_pools(scale, _most(instances, kv), budget),
         interval_ps=ps(interval_s, "scale.interval_s"),
         start_ps=ps(_start_s(scale, config), "the start of an instance"),
         budget=budget,
+        node_start_ps=ps(number(scale["node_boot_s"], "scale.node_boot_s"), "scale.node_boot_s"),
+        drain_ps=ps(number(scale["drain_s"], "scale.drain_s"), "scale.drain_s"),
         failures=_failures(failures),
         detect_ps=ps(number(failures["detect_s"], "failures.detect_s"), "failures.detect_s"),
         replica_tokens=count(failures["replica_tokens"], "failures.replica_tokens", 0),
@@ -70,24 +76,30 @@ def _start_s(scale: Mapping[str, Any], config: Mapping[str, Any]) -> float:
     return boot_s + (model_of(model).weight_bytes / rate if model else 0.0)
 
 
-def _pools(scale: Mapping[str, Any], instances: Sequence["Instance"], budget: int) -> tuple[Pool, ...]:
+def _most(instances: Sequence["Instance"], kv: Kv | None) -> dict[str, int]:
+    """Return how many members each pool has at the most, by role; those with none are left out."""
+    most = {role: sum(instance.role == role for instance in instances) for role in ROLES}
+    most |= kv.nodes if kv is not None else {}
+    return {role: count for role, count in most.items() if count}
+
+
+def _pools(scale: Mapping[str, Any], most: Mapping[str, int], budget: int) -> tuple[Pool, ...]:
     for name in ("initial", "least"):
         if not isinstance(scale[name], Mapping):
             raise ConfigError(f"scale.{name} must have a number for each role, but is {scale[name]!r}. Write "
                               f"scale.{name}.mixed=2.")
-        keys(scale[name], (), ROLES, f"scale.{name}")
+        keys(scale[name], (), POOLS, f"scale.{name}")
     pools = []
-    for role in ROLES:
-        most = sum(instance.role == role for instance in instances)
-        if most == 0:
-            continue
-        least = count(scale["least"].get(role, 1), f"scale.least.{role}", 1, most)
+    for role, all_there in most.items():
+        fewest = 0 if role == "memory" else 1
+        least = count(scale["least"].get(role, 1), f"scale.least.{role}", fewest, all_there)
         first = scale["initial"].get(role)
-        initial = most if first is None else count(first, f"scale.initial.{role}", 1, most)
-        pools.append(Pool(role, least, most, max(least, initial)))
-    if budget and sum(pool.initial for pool in pools) > budget:
+        initial = all_there if first is None else count(first, f"scale.initial.{role}", fewest, all_there)
+        pools.append(Pool(role, least, all_there, max(least, initial)))
+    on = sum(pool.initial for pool in pools if pool.role in ROLES)
+    if budget and on > budget:
         raise ConfigError(f"scale.budget must have room for the instances on at first, but is {budget} and these are "
-                          f"{sum(pool.initial for pool in pools)}. Set scale.initial.")
+                          f"{on}. Set scale.initial.")
     return tuple(pools)
 
 

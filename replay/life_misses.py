@@ -23,10 +23,10 @@ def misses_while_starting(session: "Session", requests: pl.DataFrame) -> int:
 
     requests : one row a request, read only
     """
-    setting = session.state.lives.setting[0]
     now_ps = int(session.state.cluster["now_ps"][0])
-    moments = session.state.lives.moments[: int(setting["moments"])]
     roles = np.array([instance.role for instance in session.cluster.instances])
+    moments = session.state.lives.moments[: int(session.state.lives.setting["moments"][0])]
+    moments = moments[moments["instance"] < len(roles)]
     missed = requests.filter(ARRIVED & pl.col("slo_met").not_() & pl.col("arrival_ps").is_not_null())
     ends = missed.select(pl.col("arrival_ps"), pl.col("first_token_ps").fill_null(now_ps),
                          pl.col("finish_ps").fill_null(now_ps))  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Any
 from replay.errors import PolicyError
 
 PREFILL, MIXED, DECODE = 0, 1, 2  # roles and homes of instances, as policies see them
+DRAM_NODES, STORAGE_SERVERS = 3, 4  # scale: roles of pools that are not of instances
 HOLD = -1  # route: keep the request in the cluster queue
 REFUSE = -1  # decode: reject the request, although its prompt was computed
 RESTART, RESUME, RESTORE, GIVE_UP = range(4)  # recover: from scratch, from what is cached, from a replica, not at all
@@ -41,7 +42,7 @@ SLOTS = {
 EXTRAS = {"admit": ("decodes", "memory"), "migrate": ("memory",), "scale": ("memory",),
           **dict.fromkeys(("route", "decode", "order", "batch", "fetch"), ("memory",))}
 MAX_TUNABLES = 16
-MEMORY = 1024  # numbers that a policy may remember, at least; and at least 4 a tenant
+MEMORY = 2048  # numbers that a policy may remember, at least; and at least 4 a tenant
 ORACLES_ONLY = frozenset({"true_tokens", "next_use"})  # fields of the future
 
 

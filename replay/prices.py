@@ -18,6 +18,7 @@ class Prices:
     cpu_usd_per_core_hour: float = 0.0
     cores_per_gpu: float = 0.0
     cores_per_dram_node: float = 0.0
+    cores_per_storage_server: float = 0.0
     cores_per_index_shard: float = 0.0
     dram_usd_per_gib_hour: float = 0.0
     host_dram_usd_per_gib_hour: float = 0.0

@@ -16,6 +16,7 @@ from replay.columns import (
     COMPARED_FABRIC,
     COMPARED_FAILURES,
     COMPARED_LIFE,
+    COMPARED_NODES,
     COMPARED_SPECULATION,
     COMPARED_STAGES,
     COMPARED_TIERS,
@@ -155,6 +156,12 @@ def life(summary: Mapping[str, Value]) -> list[RenderableType]:
                      f"{number(summary['recomputed_tokens'])} tokens computed again, "
                      f"{number(summary['restored_tokens'])} restored, "
                      f"{number(summary['regenerated_tokens'])} generated again, {number(cached)} cached ones lost")
+    if "memory_node_hours" in summary:
+        lines.append(f"{number(summary['memory_node_hours'])} hours of shared DRAM nodes; "
+                     f"{number(summary['memory_tokens_shrunk'])} tokens of KV on those that were switched off, "
+                     f"{number(summary['memory_tokens_moved'])} sent to others first")
+    if "storage_node_hours" in summary:
+        lines.append(f"{number(summary['storage_node_hours'])} hours of storage servers")
     return ["", *lines]
 
 
@@ -206,6 +213,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], varying: Mapping[str, str]) ->
     compared: tuple[tuple[str, str, float], ...] = COMPARED
     optional = {"hit_rate_hbm": COMPARED_TIERS, "fabric_ports": COMPARED_FABRIC,
                 "stage.decoder.binds_share": COMPARED_STAGES, "gpu_hours": COMPARED_LIFE,
+                "memory_node_hours": COMPARED_NODES[:1], "storage_node_hours": COMPARED_NODES[1:],
                 "draft_tokens": COMPARED_SPECULATION}
     for key, more in optional.items():
         if any(row.get(key) is not None for row in rows):

@@ -7,6 +7,7 @@ from typing import Any
 
 from replay.cluster import Cluster
 from replay.engine.life_schema import FAILURES
+from replay.kv import Kv
 from replay.life import Failures, Life, Pool
 from replay.policy import choose
 from tests.scenarios import Scenario, hierarchical, random_kv, random_value, scenario
@@ -51,6 +52,17 @@ def random_plan(random: Random, cluster: Cluster, near_ps: list[int], node_insta
     return tuple(rows)
 
 
+def node_pools(random: Random, kv: Kv) -> list[Pool]:
+    """Draw how many shared DRAM nodes and servers of the store for all there are to be."""
+    found = []
+    for role, most in kv.nodes.items():
+        if most:
+            fewest = 0 if role == "memory" else 1
+            least = random.choice([fewest, 1, random.randint(fewest, most)])
+            found.append(Pool(role, least, most, random.choice([most, most, random.randint(least, most)])))
+    return found
+
+
 def random_life(random: Random, cluster: Cluster, arrivals_ps: list[int], least_ps: int) -> Life:
     """Draw what a cluster's instances do: a few on at first, questions often, times as long as iterations or longer.
 
@@ -63,6 +75,8 @@ def random_life(random: Random, cluster: Cluster, arrivals_ps: list[int], least_
             least = random.choice([1, 1, random.randint(1, most)])
             pools.append(Pool(role, least, most, random.choice([most, most, random.randint(least, most)])))
     first = sum(pool.initial for pool in pools)
+    if cluster.kv is not None:
+        pools += node_pools(random, cluster.kv)
     node_instances = random.choice([1, 2, 2, 8])
     interval_ps = max(least_ps, random.choice([100, 999, 6000])) if random.random() < 0.6 else 0
     near_ps = arrivals_ps
@@ -78,6 +92,8 @@ def random_life(random: Random, cluster: Cluster, arrivals_ps: list[int], least_
         detect_ps=random.choice([0, 1, 50, 900, 4000]),
         replica_tokens=random.choice([0, 1, 4, 16, 50]),
         node_instances=node_instances,
+        node_start_ps=random.choice([0, 1, 500, 2500]),
+        drain_ps=random.choice([0, 1, 60, 400, 5000, 10**6]),
     )
 
 
@@ -113,6 +129,7 @@ def tiered_case_of(seed: int, most_requests: int = 20) -> Scenario:
     instances = [replace(random.choice(cluster.instances), role=role, home=None) for role in roles]
     cluster = replace(cluster, instances=tuple(instances))
     kv = replace(random_kv(random, cluster, case.trace), changes=())
+    kv = replace(kv, disk_servers=random.choice([1, 2, 3, 5]))
     return lively(replace(case, cluster=replace(cluster, kv=kv)), random, roles)
 
 

@@ -45,8 +45,11 @@ ROWS = 60
 LONGEST = 1 << 20
 PLAN = ({"at_s": 2e-9, "kind": "instance", "what": 0, "for_s": 3e-9},
         {"at_s": 9e-9, "kind": "node", "what": 0, "for_s": 1e-9})  # fmt: skip
-LIFE = Life((Pool("mixed", 1, 2, 1),), 1500, 800, 0, Failures(PLAN, {}, {}, None, 0.0), 300, 4, 2)
+POOLS = (Pool("mixed", 1, 2, 1), Pool("memory", 0, 2, 1), Pool("storage", 1, 2, 1))
+LIFE = Life(POOLS, 1500, 800, 0, Failures(PLAN, {}, {}, None, 0.0), 300, 4, 2)
 TIERS = kv([Store(DRAM, 0, -1, 6, 1, 5000, 1000, 20), Store(DISK, 0, -1, 12, -1, 0, 0, 0)], overlap=True)
+STORES = kv([Store(DRAM, k, -1, 6, 2, 5000, 1000, 20) for k in range(2)]
+            + [Store(DISK, -1, -1, 30, -1, 0, 0, 0)], shared_nodes=2)  # fmt: skip
 load_all()
 POLICIES = [policy for group in registry().values() for policy in group.values() if "policies" in policy.path.parts]
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.slot}-{policy.name}")
@@ -148,7 +151,7 @@ def pools(random: Random, count: int) -> np.ndarray:
     """Draw POOL rows: idle, loaded and strained pools, counts of an interval that are none or many."""
     rows = np.zeros(count, life_schema.POOL)
     for k, row in enumerate(rows):
-        row["index"], row["role"], row["most"] = k, random.randrange(3), random.choice([1, 4, 64])
+        row["index"], row["role"], row["most"] = k, random.randrange(5), random.choice([1, 4, 64])
         row["least"] = random.randint(1, row["most"])
         row["up"] = random.randint(0, row["most"])
         row["starting"] = random.randint(0, row["most"] - row["up"])
@@ -156,6 +159,8 @@ def pools(random: Random, count: int) -> np.ndarray:
             row[name] = random.choice([0, random.randrange(1 << 20)])
         row["finished"], row["max_batch"] = random.choice([0, random.randrange(1 << 20)]), random.choice([0, 256])
         row["kv_share"], row["busy_share"] = random.random(), random.random()
+        row["read_tokens"] = random.randrange(1 << 40)
+        row["tail_age_s"] = random.choice([0.0, 10.0 ** random.uniform(-3, 5)])
         row["interval_s"], row["since_s"] = random.choice([1.0, 15.0, 180.0]), random.uniform(0.0, 1e6)
         for name in ("ttft_s", "itl_s", "mean_output_tokens"):
             row[name] = random.choice([0.0, 10.0 ** random.uniform(-3, 3)])
@@ -332,6 +337,8 @@ def test_a_replay_ends_at_both_ends_of_every_tunable(policy: Policy) -> None:
         cluster = replace(cluster, migrate_ps=900)
     if policy.slot in ("scale", "recover"):
         cluster = replace(cluster, life=LIFE)
+    if policy.slot == "scale":
+        cluster = replace(cluster, kv=replace(STORES, disk_servers=2))
     settings = [{}] + [{name: end} for name, tunable in policy.tunables.items() for end in ends(tunable)]
     for values in settings:
         done = replay(trace, cluster, small_policies(**{policy.slot: (policy.name, values)})).summary

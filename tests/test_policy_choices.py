@@ -348,7 +348,7 @@ POOL: dict[str, Any] = {
     "arrived_tokens": 0, "first_tokens": 0, "ttft_s": 0.0, "finished": 0, "mean_output_tokens": 0.0, "itl_s": 0.0,
     "iteration_s": 0.02, "prefill_token_s": 1e-4, "decode_request_s": 1e-3, "kv_token_s": 1e-7, "places": 64,
     "prefill_tokens_per_s": 1000.0, "kv_tokens": 10**6, "ttft_target_s": 2.0, "itl_target_s": 0.1, "start_s": 120.0,
-    "budget": 0, "since_s": 60.0,
+    "budget": 0, "since_s": 60.0, "read_tokens": 0, "tail_age_s": 0.0,
 }  # fmt: skip
 
 
@@ -372,6 +372,27 @@ def test_tracking_takes_total_by_target_outside_a_tolerance() -> None:
     assert wanted("target_tracking", {"busy_share": 0.9}, metric=1, target=0.5) == 4  # 2 * .9 / .5
     assert wanted("target_tracking", {"kv_share": 0.9}, metric=2, target=0.6) == 3
     assert wanted("target_tracking", {"queued_tokens": 9000}, metric=3, target=2000.0) == 5
+
+
+@pytest.mark.parametrize("name", ["target_tracking", "sla_planner", "predictive", "role_switch"])
+def test_pools_of_stores_have_what_is_used_and_what_is_busy(name: str) -> None:
+    """Four DRAM nodes that are to keep 600 s. Full, with a tail of 400 s: 6; of 200 s: 8, twice as many at most.
+
+    Full, with a tail of 900 s: 2.67, so 3, but half of another must be able to go too: 3.17 needs 4. Half full of what
+    was used within 600 s: 2 / .9 = 2.2, and 2.7 needs 3. Of 1,200 s: half of it, 1.1 and 1.6: 2. Cards busy .96 of the
+    time: 4.8 at .8 busy. Storage counts bandwidth alone; a pool that was switched off comes back with the load.
+    """
+    def asked_for(pool: dict[str, Any], **given: Any) -> Any:
+        return wanted(name, pool, **({"band": 0.5} if name == "predictive" else {}), **given)
+
+    dram = {"role": 3, "up": 4, "kv_share": 1.0, "arrivals": 1}
+    assert [asked_for( dram | {"tail_age_s": age_s}) for age_s in (400.0, 200.0, 900.0)] == [6, 8, 4]
+    half = dram | {"kv_share": 0.5}
+    assert [asked_for( half | {"tail_age_s": age_s}) for age_s in (300.0, 1200.0)] == [3, 2]
+    assert asked_for( half | {"tail_age_s": 300.0}, keep_s=0.0) == 1
+    assert asked_for( half | {"busy_share": 0.96}) == 5
+    assert asked_for( {"role": 4, "up": 4, "kv_share": 1.0, "busy_share": 0.1}) == 1
+    assert asked_for( {"role": 3, "up": 0, "arrivals": 1}) == 1 and asked_for( {"role": 3, "up": 0}) == 0
 
 
 def test_tracking_shrinks_to_the_most_of_its_window() -> None:

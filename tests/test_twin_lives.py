@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from replay.engine.life_schema import LIVES
-from replay.life import settled
+from replay.life import node_times, settled
 from replay.session import Session
 from tests.against import check_interpreted, check_ways, main, unlike
 from tests.lives import case_of, tiered_case_of
@@ -21,6 +21,7 @@ from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, fin
 from tests.test_twin_hierarchy import plain_lists
 from tests.twin.lives import OF_A_REQUEST, OF_AN_INSTANCE
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
+from tests.twin.nodes import OF_A_NODE
 
 SEEDS, BATCH = 120, 60
 SLICED_SEEDS = 12
@@ -43,6 +44,10 @@ def engine_lives(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {name: np.asarray(lives.life[name]).tolist() for name in OF_AN_INSTANCE}
     found |= {name: value.tolist() for name, value in settled(session).items()}
     found |= {name: np.asarray(lives.losses[name]).tolist() for name in OF_A_REQUEST}
+    if session.cluster.kv is not None:
+        times, count = node_times(session), sum(session.cluster.kv.nodes.values())
+        found |= {f"nodes.{name}": times.get(name, lives.node_lives[name])[:count].tolist() for name in OF_A_NODE}
+        found["nodes.state"] = [LIVES[code] for code in lives.node_lives["state"][:count]]
     found["state"] = [LIVES[code] for code in lives.life["state"]]
     found["moments"] = [(int(row["time_ps"]), int(row["instance"]), LIVES[row["state"]]) for row in moments]
     return found | {name: [int(lives.setting[name][0])] for name in COUNTS}

@@ -1,22 +1,24 @@
-from policies.planning import ROOM, need_now, smoothed
-from replay.policy import DECODE, PREFILL, Span, policy
+from policies.planning import KEEP_S, MOST_BUSY, ROOM, need_now, nodes_wanted, smoothed
+from replay.policy import DECODE, DRAM_NODES, PREFILL, Span, policy
 
 SPLIT, ROW, LOADS = 0, 1, 2
 
 
 @policy("scale")
 def role_switch(pool, pools, now_ps, memory, patience: Span(1, 1000) = 4, margin: Span(0.5, 8.0) = 0.75,
-                smooth_s: Span(0.0, 7200.0) = 120.0):
+                smooth_s: Span(0.0, 7200.0) = 120.0, keep_s: Span(0.0, 604800.0) = KEEP_S):
     """Split a fixed number between prefill and decode by what their load needs, one at a time, if it stays out of line.
 
     The number is `scale.budget`, or what is on. The split moves by one after `patience` questions in a row at which
     the share of the measured need, smoothed over `smooth_s`, is `margin` instances or more from it.
+    keep_s : of DRAM nodes, with which storage servers go: as planning.nodes_needed, at most MOST_BUSY busy
     source : own; Mooncake (Qin et al., FAST 2025) keeps the ratio fixed, Splitwise and Dynamo switch roles by load
     """
+    if pool.role >= DRAM_NODES:
+        return nodes_wanted(pool, keep_s, MOST_BUSY)
     if pool.role != PREFILL and pool.role != DECODE:
         return pool.up + pool.starting
-    place, on, loads, there = ROOM * pool.index, 0, 0.0, 0
-    prefill = 0.0
+    place, on, loads, there, prefill = ROOM * pool.index, 0, 0.0, 0, 0.0
     for k in range(len(pools)):
         other = pools[k]
         if other.role == PREFILL or other.role == DECODE:

@@ -28,6 +28,8 @@ def empty_disks(lsm: "Lsm", count: int, fragments: int) -> dict[str, np.ndarray]
     media = np.zeros(len(lsm.media), tier_schema.MEDIUM)
     for name in ("op_ps", "read_block_fs", "write_block_fs", "latency_ps"):
         media[name] = [getattr(medium, name) for medium in lsm.media]
+        if name != "latency_ps":
+            media[f"full_{name}"] = media[name]
     media["share"] = lsm.share
     # a level has fewer than `fanout` runs, but while it is being merged; and one run is being written
     runs = _free_rows(count * (lsm.levels * lsm.fanout + 1), tier_schema.RUN)

@@ -7,21 +7,12 @@ from replay.engine.fabric_schema import DRAIN_KIND
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import deepest_resident, resident_blocks, row_of
 from replay.engine.lifetime import drop_all
-from replay.engine.placement import assign
+from replay.engine.placement import assign, take_no_more
+from replay.engine.pool_nodes import node_left
 from replay.engine.schema import NONE
 from replay.engine.shipping import ship
 from replay.engine.tier_schema import DEADLINE, DEPART, DRAIN, DRAINED, JOIN, NODES, NOTHING
 from replay.engine.timers import push_timer
-
-
-@kernel
-def take_no_more(state, s):
-    """Let a shared node hold no keys any more, modified in place."""
-    if s < state.cluster[0].num_shared:
-        owner = state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s]
-        owner.takes = 0
-        owner.held = 0
-        owner.epoch += 1  # its keys are forgotten
 
 
 @kernel
@@ -46,16 +37,24 @@ def change_store(state, k):
         return NOTHING
     if not store.present:
         return NOTHING
-    if entry.what != DRAIN:
-        return depart(state, s)
-    if store.leaving:
+    return begin_drain(state, s, entry.deadline_ps) if entry.what == DRAIN else depart(state, s)
+
+
+@kernel
+def begin_drain(state, s, deadline_ps):
+    """Start to move what store s holds to where it belongs from now on, in place; returns DEPART or NOTHING.
+
+    deadline_ps : when it leaves with what it has not moved by then
+    """
+    store = state.hierarchy.stores[s]
+    if not store.present or store.leaving:
         return NOTHING
     store.leaving = 1
     store.cursor = 0
     store.moving = NONE
-    store.deadline_ps = entry.deadline_ps
+    store.deadline_ps = deadline_ps
     take_no_more(state, s)
-    push_timer(state, max(entry.deadline_ps, state.cluster[0].now_ps), DEADLINE, s * 65536 + store.epoch % 65536)
+    push_timer(state, max(deadline_ps, state.cluster[0].now_ps), DEADLINE, s * 65536 + store.epoch % 65536)
     return drain_next(state, s)
 
 
@@ -135,7 +134,10 @@ def leave(state, s):
     """Take store s away with all it holds, modified in place. O(trie nodes)."""
     store = state.hierarchy.stores[s]
     now_ps = state.cluster[0].now_ps
+    before = store.lost_blocks
     drop_all(state, state.cluster[0].num_instances + s)
+    if state.cluster[0].lives and s < state.cluster[0].num_shared:
+        node_left(state, s, store.lost_blocks - before)
     store.epoch += 1
     store.read_free_ps = min(store.read_free_ps, now_ps)
     store.write_free_ps = min(store.write_free_ps, now_ps)

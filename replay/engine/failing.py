@@ -11,6 +11,7 @@ from replay.engine.life_schema import (
     FAIL,
     LINK,
     NODE_LOSS,
+    NODE_UP,
     OFF,
     PAUSE,
     RESTORE_LINK,
@@ -26,6 +27,7 @@ from replay.engine.life_schema import (
 from replay.engine.life_timers import push_life, set_next
 from replay.engine.lifecycle import come_up, detect, mark, mark_own, restored, set_state
 from replay.engine.losing import lose_all
+from replay.engine.pool_nodes import lose_node_of_pool, node_up
 from replay.engine.schema import NEVER_PS
 from replay.engine.tier_schema import COMES, GOES
 from replay.engine.tree import set_event
@@ -75,15 +77,15 @@ def lose_node(state, node, for_ps):
 
 @kernel
 def lose_pool_node(state, node, for_ps):
-    """Let the stores of a pool node, or the store that all share (the last number), fail for so long. In place."""
+    """Let a pool node, or the store that all share (the last number), fail for so long. Modified in place."""
     cluster = state.cluster[0]
-    now_ps = cluster.now_ps
-    for s in range(cluster.num_stores):
-        store = state.hierarchy.stores[s]
-        if store.server < 0 and (store.node == node or store.node < 0 and node == cluster.num_shared):
-            store.back_ps = max(store.back_ps, now_ps + for_ps)
-            mark(state, s, GOES)
-            push_life(state, store.back_ps, STORE_BACK, s)
+    if node < cluster.num_shared:
+        lose_node_of_pool(state, node, for_ps)
+        return
+    store = state.hierarchy.stores[cluster.common_store]
+    store.back_ps = max(store.back_ps, cluster.now_ps + for_ps)
+    mark(state, cluster.common_store, GOES)
+    push_life(state, store.back_ps, STORE_BACK, cluster.common_store)
 
 
 @kernel
@@ -193,5 +195,7 @@ def happen(state, kind, what):
         setting.paused -= 1
     elif kind == RESTORED:
         restored(state, what)
+    elif kind == NODE_UP:
+        node_up(state, what)
     elif kind == STORE_BACK and state.hierarchy.stores[what].back_ps == state.cluster[0].now_ps:
         mark(state, what, COMES)

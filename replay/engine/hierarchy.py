@@ -126,6 +126,7 @@ def _stores(stores: "tuple[Store, ...]") -> np.ndarray:
     rows["above"] = rows["disk"] = rows["moving"] = NONE
     disks = 0
     for s, store in enumerate(stores):
+        rows["full_write_block_fs"][s] = store.write_block_fs
         for name in ("tier", "node", "server", "below", "read_block_fs", "write_block_fs", "latency_ps"):
             rows[name][s] = getattr(store, name)
         rows["present"][s] = 1

@@ -24,13 +24,16 @@ from replay.engine.life_schema import (
     Lives,
 )
 from replay.engine.schema import NEVER_PS, NONE
-from replay.engine.tier_schema import TIMER
+from replay.engine.tier_schema import NODES, TIMER
 from replay.engine.tree import plain_set_event
 from replay.errors import ConfigError
 from replay.hardware.units import ps
+from replay.life import NODE_ROLES
+from replay.policy import DRAM_NODES
 
 if TYPE_CHECKING:
     from replay.cluster import Cluster
+    from replay.kv import Kv
     from replay.life import Failures, Life
     from traces import Trace
 
@@ -39,13 +42,13 @@ MOST_FAILURES = 1_000_000
 FIRST_PS = np.int64(1)
 PS = 1e-12
 # arrays that a fork needs for itself
-CHANGING = ("life", "pools", "totals", "asked", "setting", "life_timers", "moments", "losses", "offered",
+CHANGING = ("life", "node_lives", "pools", "totals", "asked", "setting", "life_timers", "moments", "losses", "offered",
             "offered_decodes", "offered_ids", "decode_ids")  # fmt: skip
 
 
 def no_lives() -> Lives:
     """Return one row of each, unused."""
-    kinds = (LIFE, POOL, TALLY, TALLY, FAILURE, SETTING, TIMER, MOMENT, LOSS, schema.VIEW, schema.VIEW)
+    kinds = (LIFE, LIFE, POOL, TALLY, TALLY, FAILURE, SETTING, TIMER, MOMENT, LOSS, schema.VIEW, schema.VIEW)
     return Lives(*(np.zeros(1, kind) for kind in kinds), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
@@ -58,15 +61,17 @@ def lives_of(trace: "Trace", cluster: "Cluster", state: schema.State, options: d
     assert settings is not None
     count = len(cluster.instances)
     failures = plan_of(settings, cluster, trace, options["seed"])
-    life, pools = _life(settings, cluster), _pools(settings, cluster, state.views, options["targets"])
+    life, nodes = _life(settings, cluster), _nodes(settings, cluster)
+    pools = _pools(settings, cluster, state.views, options["targets"])
     setting = np.zeros(1, SETTING)
     for name in ("again_head", "stranded_head", "shut_head"):
         setting[name] = NONE
-    for name in ("interval_ps", "start_ps", "detect_ps", "replica_tokens", "budget", "node_instances"):
+    for name in ("interval_ps", "start_ps", "detect_ps", "replica_tokens", "budget", "node_instances", "node_start_ps",
+                 "drain_ps"):  # fmt: skip
         setting[name] = getattr(settings, name)
     setting["num_pools"] = len(pools)
     hit = sum(settings.node_instances if kind == FAILURES.index("node") else 1 for kind in failures["kind"])
-    timers = np.zeros(64 + 4 * count + 3 * hit + (len(trace) if settings.replica_tokens else 0), TIMER)
+    timers = np.zeros(64 + 4 * (count + len(nodes)) + 3 * hit + (len(trace) if settings.replica_tokens else 0), TIMER)
     _begin(setting, timers, failures, settings.interval_ps)
     first_ps = timers["time_ps"][: int(setting["timers"][0])].min(initial=NEVER_PS)
     plain_set_event(state.tree, 3 * count + 3, first_ps)
@@ -74,9 +79,11 @@ def lives_of(trace: "Trace", cluster: "Cluster", state: schema.State, options: d
     if cluster.kv is not None:
         own = state.hierarchy.stores["server"]
         state.hierarchy.stores["present"][(own >= 0) & (life["state"][own] != UP)] = 0
-    return Lives(life, pools, np.zeros(1, TALLY), np.zeros(len(pools), TALLY), failures, setting, timers,
-                 np.zeros(FIRST_MOMENTS + 8 * count, MOMENT), np.zeros(len(trace), LOSS), np.zeros(count, schema.VIEW),
-                 np.zeros(count, schema.VIEW), np.zeros(count, np.int64), np.zeros(count, np.int64))  # fmt: skip
+        _switch_off(state, cluster.kv, nodes)
+    moments = np.zeros(FIRST_MOMENTS + 8 * (count + len(nodes)), MOMENT)
+    return Lives(life, nodes, pools, np.zeros(1, TALLY), np.zeros(len(pools), TALLY), failures, setting, timers,
+                 moments, np.zeros(len(trace), LOSS), np.zeros(count, schema.VIEW), np.zeros(count, schema.VIEW),
+                 np.zeros(count, np.int64), np.zeros(count, np.int64))  # fmt: skip
 
 
 def more_moments(state: schema.State) -> schema.State:
@@ -112,19 +119,61 @@ def _life(settings: "Life", cluster: "Cluster") -> np.ndarray:
     return life
 
 
+def _nodes(settings: "Life", cluster: "Cluster") -> np.ndarray:
+    """Return the life of the shared DRAM nodes, then of the servers of the store for all, LIFE (at least 1,)."""
+    counts = {} if cluster.kv is None else cluster.kv.nodes
+    nodes = np.zeros(max(1, sum(counts.values())), LIFE)
+    nodes["pool"], nodes["state"] = NONE, UP
+    pools = {pool.role: (k, pool) for k, pool in enumerate(settings.pools)}
+    first = 0
+    for role, most in counts.items():
+        if role in pools:
+            k, pool = pools[role]
+            nodes["pool"][first : first + most] = k
+            nodes["state"][first + pool.initial : first + most] = OFF
+        first += most
+    return nodes
+
+
+def _switch_off(state: schema.State, kv: "Kv", nodes: np.ndarray) -> None:
+    """Let the nodes that are off at first hold nothing, and the store for all be as fast as its servers, in place."""
+    stores, off = state.hierarchy.stores, np.flatnonzero(nodes["state"][: kv.shared_nodes] != UP)
+    stores["present"][np.isin(stores["node"], off) & (stores["server"] < 0)] = 0
+    first = int(state.hierarchy.rings["first_owner"][NODES])
+    state.hierarchy.owners["takes"][first + off] = 0
+    common, servers = int(state.cluster["common_store"][0]), nodes["state"][kv.shared_nodes :]
+    if common < 0:
+        return
+    up = int((servers == UP).sum())
+    stores["write_block_fs"][common] = stores["full_write_block_fs"][common] * len(servers) // up
+    disk = state.hierarchy.disks[stores["disk"][common]]
+    media = state.hierarchy.media[int(disk["media"]) : int(disk["media"] + disk["media_count"])]
+    for name in ("op_ps", "read_block_fs", "write_block_fs"):
+        media[name] = media[f"full_{name}"] * len(servers) // up
+
+
 def _pools(settings: "Life", cluster: "Cluster", views: np.ndarray, targets: tuple[float, float]) -> np.ndarray:
     pools = np.zeros(len(settings.pools), POOL)
     roles = [instance.role for instance in cluster.instances]
+    pools["ttft_target_s"], pools["itl_target_s"] = targets
+    pools["start_s"], pools["budget"] = settings.start_ps * PS, settings.budget
     for k, pool in enumerate(settings.pools):
-        first = roles.index(pool.role)
-        pools["index"][k], pools["role"][k] = k, schema.ROLES.index(pool.role)
+        pools["index"][k] = k
         pools["least"][k], pools["most"][k] = pool.least, pool.most
+        if pool.role in NODE_ROLES:
+            assert cluster.kv is not None
+            shared = [store for store in cluster.kv.stores if store.server < 0]
+            one = shared[0] if pool.role == "memory" else shared[-1]  # the store for all is the last one
+            pools["role"][k] = DRAM_NODES + NODE_ROLES.index(pool.role)
+            pools["start_s"][k] = settings.node_start_ps * PS
+            pools["kv_tokens"][k] = one.blocks * cluster.block_tokens
+            continue
+        first = roles.index(pool.role)
+        pools["role"][k] = schema.ROLES.index(pool.role)
         for name in ("iteration_s", "prefill_token_s", "decode_request_s", "kv_token_s", "prefill_tokens_per_s"):
             pools[name][k] = views[name][first]
         pools["places"][k] = views["max_batch"][first]
         pools["kv_tokens"][k] = views["total_blocks"][first].astype(np.int64) * views["block_tokens"][first]
-    pools["ttft_target_s"], pools["itl_target_s"] = targets
-    pools["start_s"], pools["budget"] = settings.start_ps * PS, settings.budget
     return pools
 
 

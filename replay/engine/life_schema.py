@@ -32,7 +32,8 @@ LIFE = np.dtype([
     ("trusted", "i1"),             # routers take it to be there
 ], align=True)
 
-# what a scale policy is told of a pool: the instances of one role
+# what a scale policy is told of a pool: the instances of one role, the shared DRAM nodes, or the servers of the store
+# that all share
 POOL = np.dtype([
     ("role", "i4"), ("index", "i4"),
     ("up", "i4"), ("starting", "i4"), ("draining", "i4"), ("down", "i4"),
@@ -41,14 +42,17 @@ POOL = np.dtype([
     ("waiting", "i8"), ("running", "i8"), ("max_batch", "i8"),  # over its instances that are up
     ("held", "i8"),                # requests in the cluster queue
     ("queued_tokens", "i8"),       # prefill tokens still to compute
-    ("kv_share", "f8"),            # of their KV blocks, those that requests hold
+    ("kv_share", "f8"),            # of their KV blocks, those that requests hold; of stores, those that hold anything
     # since it was last asked; means are 0 where nothing was counted
     ("interval_s", "f8"),
-    ("busy_share", "f8"),          # of the time of instances that are up
+    ("busy_share", "f8"),          # of the time of what is up; of DRAM nodes that of their cards, the busier way, of
+                                   # storage servers that of the busiest medium
     ("arrivals", "i8"), ("arrived_tokens", "i8"),               # requests that came to the cluster, their prompts
     ("first_tokens", "i8"), ("ttft_s", "f8"),                   # and their mean
     ("finished", "i8"), ("mean_output_tokens", "f8"), ("itl_s", "f8"),  # means over what finished: output, time a token
-    # of the first instance of the pool
+    # of stores: what loads read, and the time since the last use of what would leave next, by what nodes hold
+    ("read_tokens", "i8"), ("tail_age_s", "f8"),
+    # of the first instance of the pool; of stores only kv_tokens, of one node
     ("iteration_s", "f8"), ("prefill_token_s", "f8"), ("decode_request_s", "f8"), ("kv_token_s", "f8"),
     ("prefill_tokens_per_s", "f8"),
     ("places", "i8"), ("kv_tokens", "i8"),                      # of its batch, of its KV memory
@@ -64,6 +68,7 @@ TALLY = np.dtype([
     ("arrivals", "i8"), ("arrived_tokens", "i8"), ("first_tokens", "i8"), ("ttft_ps", "i8"),
     ("finished", "i8"), ("output_tokens", "i8"), ("decode_ps", "i8"), ("decode_tokens", "i8"), ("busy_ps", "i8"),
     ("up_ps", "i8"), ("asked_ps", "i8"),
+    ("read_blocks", "i8"), ("read_busy_ps", "i8"), ("write_busy_ps", "i8"),  # of stores
 ], align=True)
 
 # what is to fail, in order of time
@@ -86,6 +91,7 @@ SETTING = np.dtype([
     ("stranded_head", "i4"), ("stranded_tail", "i4"),  # prefilled requests for which no decode instance is there
     ("shut_head", "i4"), ("shut_tail", "i4"),        # requests that came while the control plane was away
     ("node_instances", "i4"), ("num_pools", "i4"),
+    ("node_start_ps", "i8"), ("drain_ps", "i8"),   # of shared DRAM nodes and storage servers
     ("stores_change", "i4"),       # in this event loads are to end, or stores to go or come back
     ("paused", "i4"),              # fail-overs of the control plane under way
     ("aside", "i8"),               # requests that are lost, stranded or shut out: on no instance
@@ -95,7 +101,7 @@ SETTING = np.dtype([
 ], align=True)
 
 # kinds of timers
-ASK, COME_UP, DETECT, FAIL, TRUST, RESTORE_LINK, RESUME_CONTROL, RESTORED, STORE_BACK = range(9)
+ASK, COME_UP, DETECT, FAIL, TRUST, RESTORE_LINK, RESUME_CONTROL, RESTORED, STORE_BACK, NODE_UP = range(10)
 MOMENT = np.dtype([("time_ps", "i8"), ("instance", "i4"), ("state", "i4")], align=True)
 
 # of a request, kept beside JOB
@@ -121,6 +127,7 @@ class Lives(NamedTuple):
     """The life of instances; one row each, unused, where all are there from the beginning to the end."""
 
     life: np.ndarray  # LIFE (num_instances,)
+    node_lives: np.ndarray  # LIFE (shared DRAM nodes + servers of the store for all,): one row, unused, without either
     pools: np.ndarray  # POOL (num_pools,)
     totals: np.ndarray  # TALLY (1,)
     asked: np.ndarray  # TALLY (num_pools,)

@@ -85,3 +85,14 @@ def drop_all_but_questions(state):
         else:
             drop_timer(state, k)
     set_next(state)
+
+
+@kernel
+def cancel_timer(state, kind, what, time_ps):
+    """Take the timer of this kind for something and a time away, modified in place."""
+    timers = state.lives.life_timers
+    for k in range(state.lives.setting[0].timers):
+        if timers[k].kind == kind and timers[k].what == what and timers[k].time_ps == time_ps:
+            drop_timer(state, k)
+            set_next(state)
+            return

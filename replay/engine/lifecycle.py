@@ -3,7 +3,7 @@
 What routers take to be there lags behind: a failure is noticed after a time, a health check may be wrong.
 """
 
-from replay.engine.alive import is_offered, lacks_decodes, serves
+from replay.engine.alive import is_offered, lacks_decodes
 from replay.engine.jit import inlined, kernel
 from replay.engine.life_schema import DOWN, DRAINING, OFF, STARTING, UP
 from replay.engine.lost import append_again, wipe
@@ -13,28 +13,38 @@ from replay.engine.tier_schema import COMES, GOES
 
 
 @kernel
+def pass_to(state, life, i, doing):
+    """Let what `life` is of do something else from now on, modified in place; its time so far is added up.
+
+    i : by which its changes are known: an instance, or the number of instances and a node
+    """
+    now_ps = state.cluster[0].now_ps
+    elapsed_ps = now_ps - life.since_ps
+    if life.state != OFF:
+        life.paid_ps += elapsed_ps
+    if life.state == UP or life.state == DRAINING:
+        life.up_ps += elapsed_ps
+    elif life.state == DOWN:
+        life.down_ps += elapsed_ps
+    life.since_ps = now_ps
+    life.state = doing
+    setting = state.lives.setting[0]
+    moment = state.lives.moments[setting.moments]
+    moment.time_ps = now_ps
+    moment.instance = i
+    moment.state = doing
+    setting.moments += 1
+
+
+@kernel
 def set_state(state, i, doing):
     """Let instance i do something else from now on, modified in place; its time so far is added up."""
     life = state.lives.life[i]
     cluster = state.cluster[0]
-    elapsed_ps = cluster.now_ps - life.since_ps
-    if life.state != OFF:
-        life.paid_ps += elapsed_ps
-    if serves(state, i):
-        life.up_ps += elapsed_ps
-    elif life.state == DOWN:
-        life.down_ps += elapsed_ps
     if cluster.tiered and (doing == UP or doing == OFF):
         mark_own(state, i, COMES if doing == UP else GOES)
     cluster.draining += (1 if doing == DRAINING else 0) - (1 if life.state == DRAINING else 0)
-    life.since_ps = cluster.now_ps
-    life.state = doing
-    setting = state.lives.setting[0]
-    moment = state.lives.moments[setting.moments]
-    moment.time_ps = cluster.now_ps
-    moment.instance = i
-    moment.state = doing
-    setting.moments += 1
+    pass_to(state, life, i, doing)
     if doing == UP:
         note(state, LOG_UP, NONE, i, 0)
     elif doing == DOWN:

@@ -90,3 +90,13 @@ def homes(state, node):
     if home >= 0 and cluster.replicate_after > 0 and state.hierarchy.keys[key].reads >= cluster.replicate_after:
         second = next_owner(state, NODES, key, home, NONE)
     return home, second
+
+
+@kernel
+def take_no_more(state, s):
+    """Let a shared node hold no keys any more, modified in place."""
+    if s < state.cluster[0].num_shared:
+        owner = state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s]
+        owner.takes = 0
+        owner.held = 0
+        owner.epoch += 1  # its keys are forgotten

@@ -36,7 +36,8 @@ def flows_are_full(state):
 def moments_are_full(state):
     """Whether one more event might change more instances than there are rows for."""
     cluster = state.cluster[0]
-    return cluster.lives and state.lives.setting[0].moments + 4 * cluster.num_instances > len(state.lives.moments)
+    members = cluster.num_instances + len(state.lives.node_lives)
+    return cluster.lives and state.lives.setting[0].moments + 4 * members > len(state.lives.moments)
 
 
 @inlined

@@ -3,11 +3,13 @@
 from replay.engine.going_on import goes_on
 from replay.engine.jit import inlined, kernel
 from replay.engine.life_schema import ASK, COME_UP, DOWN, DRAINING, OFF, STARTING, UP
-from replay.engine.life_timers import drop_timer, push_life, set_next
+from replay.engine.life_timers import cancel_timer, push_life
 from replay.engine.lifecycle import begin_drain, set_state
 from replay.engine.observing import show_counts
 from replay.engine.phases import settle
+from replay.engine.pool_nodes import count_nodes, follow_nodes, measure_nodes
 from replay.engine.schema import NONE
+from replay.policy import DRAM_NODES
 
 PS = 1e-12
 
@@ -69,16 +71,24 @@ def mean(amount, count, factor):
 
 
 @kernel
+def measure_pool(state, k):
+    """Fill in how busy pool k of instances was since it was last asked, and begin anew. Modified in place."""
+    before = state.lives.asked[k]
+    busy_ps, up_ps = add_up(state, k)
+    state.lives.pools[k].busy_share = mean(float(busy_ps - before.busy_ps), up_ps - before.up_ps, 1.0)
+    before.busy_ps = busy_ps
+    before.up_ps = up_ps
+
+
+@kernel
 def count_interval(state, k):
     """Fill in what happened since pool k was last asked, and begin to count anew, modified in place."""
     pool = state.lives.pools[k]
     now = state.lives.totals[0]
     before = state.lives.asked[k]
     now_ps = state.cluster[0].now_ps
-    busy_ps, up_ps = add_up(state, k)
     pool.interval_s = (now_ps - before.asked_ps) * PS
     pool.since_s = now_ps * PS
-    pool.busy_share = mean(float(busy_ps - before.busy_ps), up_ps - before.up_ps, 1.0)
     pool.arrivals = now.arrivals - before.arrivals
     pool.arrived_tokens = now.arrived_tokens - before.arrived_tokens
     pool.first_tokens = now.first_tokens - before.first_tokens
@@ -94,8 +104,6 @@ def count_interval(state, k):
     before.output_tokens = now.output_tokens
     before.decode_ps = now.decode_ps
     before.decode_tokens = now.decode_tokens
-    before.busy_ps = busy_ps
-    before.up_ps = up_ps
     before.asked_ps = now_ps
 
 
@@ -142,13 +150,7 @@ def start_lacking(state):
 @kernel
 def cancel_start(state, i):
     """Switch instance i off before its start is over, modified in place; the timer of that is taken away."""
-    setting = state.lives.setting[0]
-    timers = state.lives.life_timers
-    for k in range(setting.timers):
-        if timers[k].kind == COME_UP and timers[k].what == i and timers[k].time_ps == state.lives.life[i].until_ps:
-            drop_timer(state, k)
-            set_next(state)
-            break
+    cancel_timer(state, COME_UP, i, state.lives.life[i].until_ps)
     set_state(state, i, OFF)
 
 
@@ -178,6 +180,9 @@ def follow(state, k, target):
     """Bring pool k towards `target` instances, within its limits, modified in place."""
     pool = state.lives.pools[k]
     target = min(max(target, pool.least), pool.most)
+    if pool.role >= DRAM_NODES:
+        follow_nodes(state, k, target)
+        return
     active = pool.up + pool.starting
     pool.lacking = 0
     if target > active:
@@ -202,7 +207,12 @@ def ask_pools(state):
         push_life(state, cluster.now_ps + setting.interval_ps, ASK, 0)
         setting.recurring += 1
     for k in range(setting.num_pools):
-        count_pool(state, k)
+        if state.lives.pools[k].role >= DRAM_NODES:
+            count_nodes(state, k)
+            measure_nodes(state, k)
+        else:
+            count_pool(state, k)
+            measure_pool(state, k)
         count_interval(state, k)
     pools = state.lives.pools[: setting.num_pools]
     for k in range(setting.num_pools):

@@ -29,6 +29,7 @@ from replay.engine.tier_schema import (
     COMES,
     CONSIDER,
     DEPART,
+    DRAINS,
     ENQUEUE,
     GOES,
     LAND,
@@ -36,6 +37,7 @@ from replay.engine.tier_schema import (
     OP_BACK,
     OP_COLLECT,
     OP_CUT,
+    OP_DRAIN,
     OP_DROP,
     OP_EVENT,
     OP_LAND,
@@ -124,7 +126,6 @@ def leave_store(state, policies, s):
 def change_stores(state, policies):
     """Carry out what the life of instances asks: loads to those that were emptied end, stores go and come. In place."""
     cluster = state.cluster[0]
-    state.lives.setting[0].stores_change = 0
     for i in range(cluster.num_instances):
         if state.lives.life[i].abandons:
             state.lives.life[i].abandons = 0
@@ -136,6 +137,9 @@ def change_stores(state, policies):
             state.policies.tiers(address_of(state), OP_BACK, s, 0)
         elif fate == GOES and state.policies.tiers(address_of(state), OP_DROP, s, 0):
             leave_store(state, policies, s)
+        elif fate == DRAINS and state.policies.tiers(address_of(state), OP_DRAIN, s, 0) == DEPART:
+            leave_store(state, policies, s)
+    state.lives.setting[0].stores_change = 0
 
 
 @inlined
@@ -160,6 +164,8 @@ def tier_event(state, policies):
         stop_waiting(state, policies, what)
     elif action == DEPART:
         leave_store(state, policies, what)
+        if state.cluster[0].lives and state.lives.setting[0].stores_change:
+            change_stores(state, policies)  # the disk below goes with its node
     elif action == COLLECT_ALL or action == SAMPLE_ALL:
         for i in range(state.cluster[0].num_prefill):
             settle(state, i)

@@ -20,11 +20,12 @@ STORE = np.dtype([
     ("disk", "i4"), ("epoch", "i4"),
     ("writes_end", "i4"),          # no row of its writes from here on is used
     ("cursor", "i4"), ("moving", "i4"), ("moving_end", "i4"), ("moving_to", "i4"), ("moving_epoch", "i4"),
-    ("back_ps", "i8"),             # of a pool node that failed: when it is there again
+    ("back_ps", "i8"),             # of the store for all that failed: when it is there again
+    ("full_write_block_fs", "i8"),  # of it, with all its servers
     ("present", "i1"), ("leaving", "i1"),
     ("fate", "i1"),                # what a failure or its end has in store for it: see FATES
 ], align=True)
-STAYS, GOES, COMES = range(3)      # FATES
+STAYS, GOES, COMES, DRAINS = range(4)  # FATES
 
 # what a request loads from stores: its parts are rows 4 r to 4 r + 3 of `parts`
 NOT_PLANNED, PENDING_LOAD, LOADING, LOAD_OVER = range(4)
@@ -76,7 +77,7 @@ KEY = np.dtype([("hash", "u8"), ("key", "i4"), ("shard", "i4"), ("home", "i4"), 
 
 # what the hierarchy is asked to do (replay/engine/tiers.py), and what it asks the event loop to do
 (OP_LOOK_UP, OP_BELIEVE, OP_PLAN, OP_CONCLUDE, OP_PUBLISHED, OP_SPILL, OP_EVENT, OP_LAND, OP_NEXT, OP_CUT, OP_LEAVE,
- OP_COLLECT, OP_ROUTED, OP_SAMPLE, OP_ABANDON, OP_DROP, OP_BACK) = range(17)
+ OP_COLLECT, OP_ROUTED, OP_SAMPLE, OP_ABANDON, OP_DROP, OP_BACK, OP_DRAIN) = range(18)
 NOTHING, CONSIDER, LAND, ENQUEUE, DEPART, COLLECT_ALL, SAMPLE_ALL = range(7)
 
 # how a disk keeps blocks: fragments of nodes in sorted runs (the segments of a log-structured merge tree)
@@ -100,6 +101,9 @@ MEDIUM = np.dtype([
     ("compact_ops", "i8"), ("compact_read_blocks", "i8"), ("compact_write_blocks", "i8"),
     ("busy_ps", "i8"),             # time at full rate that all its work takes
     ("part_ops", "i8"), ("part_blocks", "i8"),   # of the read being planned
+    ("asked_ps", "i8"),            # busy_ps as the scale policy was asked last
+    # with all servers of the store that all share; above with those that are on
+    ("full_op_ps", "i8"), ("full_read_block_fs", "i8"), ("full_write_block_fs", "i8"),
 ], align=True)
 DISK = np.dtype([
     ("memtable_blocks", "i8"), ("memtable_limit", "i8"),    # appended since the last flush, dead ones too

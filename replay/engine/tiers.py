@@ -1,7 +1,7 @@
 """The part of the engine that runs the KV hierarchy, behind one function, so that a run without it need not load it."""
 
 from replay.engine.dropping import abandon, drop
-from replay.engine.elastic import change_store, come_back, depart, drained, leave
+from replay.engine.elastic import begin_drain, change_store, come_back, depart, drained, leave
 from replay.engine.going_on import goes_on, keep_every_other
 from replay.engine.index import answered, believe, look_up, note_routed
 from replay.engine.jit import kernel
@@ -24,6 +24,7 @@ from replay.engine.tier_schema import (
     OP_COLLECT,
     OP_CONCLUDE,
     OP_CUT,
+    OP_DRAIN,
     OP_DROP,
     OP_EVENT,
     OP_LAND,
@@ -117,7 +118,7 @@ def sample_all(state):
 def operate(state, operation, what, i):
     """Do one operation of the hierarchy for the event loop, modified in place; what it returns is said at its function.
 
-    what : a request, or a store for OP_CUT, OP_LEAVE, OP_DROP, OP_BACK; i: an instance, where one is concerned
+    what : a request, or a store for OP_CUT, OP_LEAVE, OP_DROP, OP_DRAIN, OP_BACK; i: an instance, if one is concerned
     """
     if operation == OP_EVENT:
         return next_event(state)
@@ -131,6 +132,8 @@ def operate(state, operation, what, i):
         return cut_load(state, what)
     if operation == OP_DROP:
         return drop(state, what)
+    if operation == OP_DRAIN:
+        return begin_drain(state, what, state.cluster[0].now_ps + state.lives.setting[0].drain_ps)
     if operation == OP_CONCLUDE:
         conclude(state, what, i)
     elif operation == OP_PUBLISHED:

@@ -2,7 +2,14 @@
 
 import re
 
-from replay.columns import COMPARED, COMPARED_FABRIC, COMPARED_FAILURES, COMPARED_LIFE, COMPARED_TIERS
+from replay.columns import (
+    COMPARED,
+    COMPARED_FABRIC,
+    COMPARED_FAILURES,
+    COMPARED_LIFE,
+    COMPARED_NODES,
+    COMPARED_TIERS,
+)
 from replay.metrics import WANTED, better
 
 STATISTIC = re.compile(r"_(mean|max|p\d+)$")
@@ -14,7 +21,7 @@ def _stem(name: str) -> str:
     return STATISTIC.sub("", name)
 
 
-SHOWN = (*COMPARED, *COMPARED_TIERS, *COMPARED_FABRIC, *COMPARED_LIFE, *COMPARED_FAILURES)
+SHOWN = (*COMPARED, *COMPARED_TIERS, *COMPARED_FABRIC, *COMPARED_LIFE, *COMPARED_NODES, *COMPARED_FAILURES)
 JUDGED = {_stem(key) for _, key, _ in SHOWN} | {*WANTED, *LOWERED}
 
 

@@ -14,7 +14,7 @@ says `insert` and `trim`; after a whole insert it says `settle`:
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replay.kv import Lsm, Medium
 
@@ -79,6 +79,12 @@ class Disk:
         new = [Block(node, first + k) for k in range(n)]
         resident += new
         self.memtable += new
+
+    def share_out(self, servers: int, up: int) -> None:
+        """Be as fast as so many of the servers that carry all of it."""
+        for medium, full in zip(self.media, self.lsm.media, strict=True):
+            rates = {name: getattr(full, name) * servers // up for name in ("op_ps", "read_block_fs", "write_block_fs")}
+            medium.rates = replace(full, **rates)
 
     def trim(self, node: int, n: int) -> None:
         """Let the last n resident blocks of a node die."""

@@ -10,6 +10,7 @@ from tests.twin.stores import OVER, UNDER_WAY, Store
 
 if TYPE_CHECKING:
     from tests.twin.hierarchy import Hierarchy
+    from tests.twin.nodes import Nodes
 
 
 class Fates:
@@ -19,7 +20,8 @@ class Fates:
         self.h = hierarchy
         self.emptied: set[int] = set()
         self.of_stores: dict[int, str] = {}
-        self.back_ps: dict[int, int] = {}  # of shared stores that failed
+        self.back_ps: dict[int, int] = {}  # of the store for all, if it failed
+        self.nodes: Nodes | None = None  # with lives
 
     def own(self, server: Server, fate: str) -> None:
         """Let the stores of an instance's host go or come back."""
@@ -36,12 +38,15 @@ class Fates:
         """End loads to what was emptied, then let stores go and come."""
         for index in sorted(self.emptied):
             abandon(self.h, self.h.twin.servers[index])
-        for index in sorted(self.of_stores):
-            store = self.h.stores[index]
-            if self.of_stores[index] == "comes":
+        for index in range(len(self.h.stores)):  # the DRAM of a node before the disk that goes with it
+            store, fate = self.h.stores[index], self.of_stores.get(index)
+            if fate == "comes":
                 lifetime.join(self.h, store)
-            elif store.present:
+            elif fate == "goes" and store.present:
                 lifetime.leave(self.h, store)
+            elif fate == "drains":
+                assert self.nodes is not None
+                lifetime.drain(self.h, store, self.h.clock.now + self.nodes.lives.settings.drain_ps)
         self.emptied, self.of_stores = set(), {}
 
 

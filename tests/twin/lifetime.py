@@ -63,8 +63,11 @@ def leave(h: Hierarchy, store: Store) -> None:
     for copy in store.writes:
         if copy.life == store.life:
             store.written.cut += copy.blocks - copy.base
+    held = store.cache.total_blocks - store.cache.free_blocks
     store.cache.drop()
     store.life += 1
+    if h.fates.nodes is not None:
+        h.fates.nodes.left(store, held)
     store.read_free_ps, store.write_free_ps = min(store.read_free_ps, now), min(store.write_free_ps, now)
     if store.disk is not None:
         store.disk.wipe(now)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from replay.policy import GIVE_UP, RESTART, RESTORE
 from tests.twin import losing
 from tests.twin.links import carry_ps, send_on
+from tests.twin.nodes import Member, Nodes
 from tests.twin.plain import Request, Server
 from tests.twin.pools import Pools
 from tests.twin.traffic import choose_target
@@ -37,42 +38,18 @@ class Timer:
 
 
 @dataclass(eq=False)
-class Life:
+class Life(Member):
     """What an instance is doing, and did."""
 
-    server: Server
-    pool: int
-    state: str
-    since_ps: int = 0
+    server: Server = field(kw_only=True)
     trusted: bool = False  # routers take it to be there
     suspects: int = 0  # health checks that fail although it is there
-    until_ps: int = 0  # it starts or is repaired until then; while it is off, it cannot start before
     notice_ps: int = -1  # when its last failure is known
     stopped_ps: int = 0  # its card sends nothing until then
     speeds: list[int] = field(default_factory=list)  # of failures of its card that are not over, in thousandths
     waits: list[Request] = field(default_factory=list)  # lost with it or sent to it in vain, until that is noticed
-    paid_ps: int = 0
-    up_ps: int = 0
-    down_ps: int = 0
-    crashes: int = 0
-    starts: int = 0
     lost_requests: int = 0
     lost_kv_tokens: int = 0
-    cached_lost_blocks: int = 0
-    cached_shrunk_blocks: int = 0
-
-    @property
-    def serves(self) -> bool:
-        """Whether it runs what it has."""
-        return self.state in ("up", "draining")
-
-    def passes(self, now_ps: int) -> None:
-        """Add up what it did since it began to."""
-        spent_ps = now_ps - self.since_ps
-        self.paid_ps += spent_ps * (self.state != "off")
-        self.up_ps += spent_ps * self.serves
-        self.down_ps += spent_ps * (self.state == "down")
-        self.since_ps = now_ps
 
 
 class Lives:
@@ -85,6 +62,8 @@ class Lives:
         for store in twin.hierarchy.stores if twin.hierarchy is not None else []:
             if store.spec.server >= 0 and self.lives[store.spec.server].state != "up":
                 store.present = False
+        self.moments: list[tuple[int, int, str]] = []
+        self.nodes = Nodes(self, twin.hierarchy) if twin.hierarchy is not None else None
         self.timers: list[Timer] = []
         self.asked_for = 0
         self.next_failure = 0
@@ -93,7 +72,6 @@ class Lives:
         self.shut: list[Request] = []  # that came, or were noticed lost, while the control plane was away
         self.again: list[Request] = []  # that go on in this event
         self.kept: dict[Request, Server] = {}  # where the KV of those is that are prefilled and on no link
-        self.moments: list[tuple[int, int, str]] = []
         self.counts = dict.fromkeys(("lost", "retries", "restarts", "given_up", "wasted_tokens", "most_lost"), 0)
         if settings.interval_ps:
             self.after(settings.interval_ps, "ask", self.pools.ask)
@@ -142,7 +120,7 @@ class Lives:
             for life in self.lives:
                 self.pools.may_vanish(life)
             self.pools.start_lacking()
-            self.change_stores()
+        self.change_stores()
         if not self.goes_on:
             self.timers = [timer for timer in self.timers if timer.what == "ask"]
 
@@ -317,4 +295,6 @@ class Lives:
         found: dict[str, list] = {name: [getattr(life, name) for life in self.lives] for name in OF_AN_INSTANCE}
         found |= {name: [getattr(row, name) for row in self.twin.requests] for name in OF_A_REQUEST}
         found["state"] = [life.state for life in self.lives]
+        if self.nodes is not None:
+            found |= {f"nodes.{name}": values for name, values in self.nodes.results().items()}
         return found | {name: [count] for name, count in self.counts.items()} | {"moments": self.moments}

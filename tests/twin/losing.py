@@ -45,18 +45,21 @@ def carry_out(lives: Lives, kind: str, what: int, for_ps: int, permille: int) ->
 
 
 def lose_stores(lives: Lives, node: int, for_ps: int) -> None:
-    """Let a pool node fail for so long."""
-    assert lives.twin.hierarchy is not None
+    """Let a pool node, or the store for all, fail for so long."""
+    assert lives.twin.hierarchy is not None and lives.nodes is not None
     fates, until_ps = lives.twin.hierarchy.fates, lives.twin.now + for_ps
-    for store in fates.pool_node(node):
-        back_ps = fates.back_ps[store.index] = max(until_ps, fates.back_ps.get(store.index, 0))
-        fates.of_stores[store.index] = "goes"
+    if node < lives.twin.hierarchy.kv.shared_nodes:
+        lives.nodes.fail(node, for_ps)
+        return
+    store = fates.pool_node(node)[0]
+    back_ps = fates.back_ps[store.index] = max(until_ps, fates.back_ps.get(store.index, 0))
+    fates.of_stores[store.index] = "goes"
 
-        def back(index: int = store.index) -> None:
-            if fates.back_ps[index] == lives.twin.now:
-                fates.of_stores[index] = "comes"
+    def back() -> None:
+        if fates.back_ps[store.index] == lives.twin.now:
+            fates.of_stores[store.index] = "comes"
 
-        lives.after(back_ps - lives.twin.now, "store", back)
+    lives.after(back_ps - lives.twin.now, "store", back)
 
 
 def trust(life: Life) -> None:

@@ -93,7 +93,7 @@ def compute_s(server: Server, a: int, b: int) -> float:
 
 def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segment]) -> list[tuple[int, int]]:
     """Return (tier, end) of segments as if started now, and leave everything as it was."""
-    cards = [store.read_free_ps for store in h.stores]
+    cards = [(store.read_free_ps, store.read_busy_ps) for store in h.stores]
     clocks = [clock for store in h.stores if store.disk for clock in store.disk.media]
     media = [(clock, clock.free_ps, dict(clock.counts)) for clock in clocks]
     ends = []
@@ -105,8 +105,8 @@ def estimate(h: Hierarchy, chain: list[Run], server: Server, segments: list[Segm
             quote = h.network.quote(source_of(h, segment), server.index, size, "load")
             end_ps = max(end_ps, h.clock.now + quote)
         ends.append((segment.store.tier, end_ps))
-    for store, free_ps in zip(h.stores, cards, strict=True):
-        store.read_free_ps = free_ps
+    for store, times in zip(h.stores, cards, strict=True):
+        store.read_free_ps, store.read_busy_ps = times
     for clock, free_ps, counts in media:
         clock.free_ps, clock.counts = free_ps, counts
     return ends

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from tests.twin.losing import wipe
+from tests.twin.nodes import NODE_ROLES, Nodes
 from tests.twin.plain import Request
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Pools:
             number, pool = next((k, pool) for k, pool in enumerate(self.settings.pools) if pool.role == server.role)
             before = sum(life.pool == number for life in found)
             on = before < pool.initial
-            found.append(Life(server, number, "up" if on else "off", trusted=on))
+            found.append(Life(number, "up" if on else "off", server=server, trusted=on))
         return found
 
     def members(self, number: int, *states: str) -> list[Life]:
@@ -73,10 +74,25 @@ class Pools:
         told = [self.tell(number) for number in range(len(self.settings.pools))]
         for number in range(len(told)):
             target = int(twin.policies["scale"](told[number], told, twin.now))
-            self.follow(number, target, told[number])
+            if self.is_of_nodes(number):
+                self.nodes.follow(number, target, told[number])
+            else:
+                self.follow(number, target, told[number])
+
+    def is_of_nodes(self, number: int) -> bool:
+        """Whether the members of a pool are not instances."""
+        return self.settings.pools[number].role in NODE_ROLES
+
+    @property
+    def nodes(self) -> Nodes:
+        """The nodes of the hierarchy."""
+        assert self.lives.nodes is not None
+        return self.lives.nodes
 
     def tell(self, number: int) -> SimpleNamespace:
         """Return what is told of a pool, and begin to count anew."""
+        if self.is_of_nodes(number):
+            return SimpleNamespace(**{**self.shared(number), **self.nodes.tell(number).__dict__})
         pool, twin = self.settings.pools[number], self.lives.twin
         up = [life.server for life in self.members(number, "up")]
         first = next(life.server for life in self.lives.lives if life.pool == number)
@@ -98,32 +114,22 @@ class Pools:
             held=len(twin.held),
             queued_tokens=sum(server.queued_tokens for server in up),
             kv_share=held / blocks if blocks else 0.0,
-            **self.interval(number),
+            **{**self.shared(number), **self.interval(number)},
             **{name: first.nominal[name] for name in NOMINAL},
             places=first.max_batch,
             kv_tokens=first.blocks.total_blocks * first.block_tokens,
-            ttft_target_s=self.targets[0],
-            itl_target_s=self.targets[1],
             start_s=self.settings.start_ps * PS,
-            budget=self.settings.budget,
-            since_s=twin.now * PS,
+            read_tokens=0,
+            tail_age_s=0.0,
         )
 
-    def interval(self, number: int) -> dict[str, float]:
-        """Return what happened since a pool was last asked about."""
-        now_ps = self.lives.twin.now
-        own = [life for life in self.lives.lives if life.pool == number]
-        busy_ps = up_ps = 0
-        for life in own:
-            server = life.server
-            busy_ps += server.busy_ps + (now_ps - server.started_ps if server.end_ps is not None else 0)
-            up_ps += life.up_ps + (now_ps - life.since_ps if life.serves else 0)
-        now = {**self.totals, "busy_ps": busy_ps, "up_ps": up_ps, "asked_ps": now_ps}
-        new = {name: value - self.asked[number][name] for name, value in now.items()}
-        self.asked[number] = now
+    def shared(self, number: int) -> dict[str, float]:
+        """Return what is told of every pool, and count anew: what came to the cluster and what it did."""
+        now = {**self.totals, "asked_ps": self.lives.twin.now}
+        new = {name: value - self.asked[number].get(name, 0) for name, value in now.items()}
+        self.asked[number] |= now
         return {
             "interval_s": new["asked_ps"] * PS,
-            "busy_share": mean(new["busy_ps"], new["up_ps"], 1.0),
             "arrivals": new["arrivals"],
             "arrived_tokens": new["arrived_tokens"],
             "first_tokens": new["first_tokens"],
@@ -131,7 +137,23 @@ class Pools:
             "finished": new["finished"],
             "mean_output_tokens": mean(new["output_tokens"], new["finished"], 1.0),
             "itl_s": mean(new["decode_ps"], new["decode_tokens"], PS),
+            "ttft_target_s": self.targets[0],
+            "itl_target_s": self.targets[1],
+            "budget": self.settings.budget,
+            "since_s": self.lives.twin.now * PS,
         }
+
+    def interval(self, number: int) -> dict[str, float]:
+        """Return how busy the instances of a pool were since it was last asked about."""
+        now_ps = self.lives.twin.now
+        own = [life for life in self.lives.lives if life.pool == number]
+        busy_ps = up_ps = 0
+        for life in own:
+            server = life.server
+            busy_ps += server.busy_ps + (now_ps - server.started_ps if server.end_ps is not None else 0)
+            up_ps += life.up_ps + (now_ps - life.since_ps if life.serves else 0)
+        before, self.asked[number] = self.asked[number], self.asked[number] | {"busy_ps": busy_ps, "up_ps": up_ps}
+        return {"busy_share": mean(busy_ps - before["busy_ps"], up_ps - before["up_ps"], 1.0)}
 
     # following
 

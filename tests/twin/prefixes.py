@@ -177,6 +177,12 @@ class BlockCache:
             self._shrink(victim, taken)
             lacking -= taken
 
+    def first_out(self) -> Resident | None:
+        """Return what would leave next, without a second look."""
+        unpinned = [resident for resident in self.residents.values() if resident.pins == 0]
+        protected = self.watch.protected()
+        return min(unpinned, key=lambda one: (one.run in protected, one.score, one.queued), default=None)
+
     def _victim(self, asked: set[Run]) -> Resident:
         """Return the node to evict from; with a second look, ask once a pass about each that comes up."""
         while True:

@@ -32,6 +32,9 @@ class Store:
         self.leaving = False
         self.read_free_ps = 0
         self.write_free_ps = 0
+        self.read_busy_ps = 0
+        self.write_busy_ps = 0
+        self.write_block_fs = spec.write_block_fs
         self.writes: list[Write] = []
         self.drained_to = -1  # number of the node last looked at by a drain
         kv = hierarchy.kv
@@ -51,6 +54,7 @@ class Store:
         """Send blocks over the read card; returns when that starts and when they are there."""
         start_ps = max(now_ps, self.read_free_ps)
         self.read_free_ps = start_ps + blocks * self.spec.read_block_fs // 1000
+        self.read_busy_ps += self.read_free_ps - start_ps
         return start_ps, self.read_free_ps + self.spec.latency_ps
 
 

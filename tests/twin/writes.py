@@ -54,7 +54,8 @@ def write(h: Hierarchy, server: Server, store: Store, run: Run, blocks: int, who
         h.network.begin(server.index, target, size, "write", lambda: h.push(h.clock.now, "written", copy))
         return
     begin_ps = max(h.clock.now, store.write_free_ps)
-    store.write_free_ps = begin_ps + sent * store.spec.write_block_fs // 1000
+    store.write_free_ps = begin_ps + sent * store.write_block_fs // 1000
+    store.write_busy_ps += store.write_free_ps - begin_ps
     h.push(store.write_free_ps + store.spec.latency_ps, "written", copy)
 
 
