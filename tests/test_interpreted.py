@@ -24,7 +24,7 @@ MEASURED = (
     "asking", "asking_rows", "accounts", "waiting", "moves", "learning", "ending", "stages", "stage_service",
     "stage_events", "stage_rows", "life", "alive", "lifecycle", "life_timers", "life_rows", "failing", "lost", "losing",
     "scaling", "cache_rows", "outputs", "dropping", "drafting", "drafting_rows",
-    "slots", "ranks", "rows_left",
+    "slots", "ranks", "rows_left", "rare", "pool_nodes",
 )  # fmt: skip
 LEFT_OUT = (
     "__init__", "adapters", "answers", "compile", "draws", "fabric_schema", "jit", "prefetch", "schema", "state",
@@ -41,7 +41,8 @@ def test_the_suite_passes_interpreted(tmp_path: Path) -> None:
     if subprocess.run([*coverage, "--version"], capture_output=True).returncode:
         pytest.skip("coverage is not installed: pip install 'kvreplay[test]'")
     options = ["--branch", "--source=replay/engine,policies", f"--data-file={data}"]
-    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py", "tests/test_lives_by_hand.py"]
+    files = ["tests/interpreted.py", "tests/test_disk.py", "tests/test_policies.py", "tests/test_lives_by_hand.py",
+             "tests/test_pool_nodes.py"]  # fmt: skip
     suite = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(

@@ -72,13 +72,15 @@ def changes(session: Session) -> list[tuple[int, int, str]]:
 def test_a_node_that_goes_moves_what_it_holds_and_comes_back_empty() -> None:
     """At 1,000 ps node 0, which holds less, sends its two blocks at 50 ps each: off at 1,100. Back: 3,000 + 500 ps.
 
-    The last request finds them on node 1: 100 ps to read and 20 of latency. Paid are 1,100 ps and all from 3,000 on.
+    A request at 2,500 ps finds them on node 1: 100 ps to read and 20 of latency. Paid are 1,100 ps and all from 3,000
+    on. A request at 5,000 ps finds nothing: the key is at home on node 0 again, which is empty.
     """
-    session = replayed(DRAM_PAIR, (1, 1, 2))
+    session = replayed(DRAM_PAIR, (1, 1, 2), [*ROWS[:3], (2500, 9, 1), (5000, 1, 1)], [*CHAINS[:4], []])
     assert changes(session) == [(1000, 0, "draining"), (1100, 0, "off"), (3000, 0, "starting"), (3500, 0, "up")]
     found = session.result()
     last = found.requests.row(3, named=True)
     assert (last["hit_tokens_dram"], round(last["load_s"] / PS)) == (8, 120)
+    assert replayed(DRAM_PAIR, (1, 1, 2)).result().requests["hit_tokens"].to_list() == [0, 0, 0, 0]
     assert (found.summary["memory_tokens_moved"], found.summary["memory_tokens_shrunk"]) == (8, 8)
     now_ps = int(session.state.cluster["now_ps"][0])
     assert [round(paid / PS) for paid in node_paid_s(session)["memory"]] == [now_ps - 1900, now_ps]

@@ -7,7 +7,7 @@ from replay.engine.fabric_schema import DRAIN_KIND
 from replay.engine.jit import inlined, kernel
 from replay.engine.kvcache import deepest_resident, resident_blocks, row_of
 from replay.engine.lifetime import drop_all
-from replay.engine.placement import assign, take_no_more
+from replay.engine.placement import assign, take_no_more, take_share
 from replay.engine.pool_nodes import node_left
 from replay.engine.schema import NONE
 from replay.engine.shipping import ship
@@ -23,7 +23,7 @@ def come_back(state, s):
         store.present = 1
         store.leaving = 0
         if s < state.cluster[0].num_shared:
-            state.hierarchy.owners[state.hierarchy.rings[NODES].first_owner + s].takes = 1
+            take_share(state, s)
 
 
 @kernel

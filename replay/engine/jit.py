@@ -44,7 +44,7 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
     rows = {"view": TYPES["views"].dtype, "job": TYPES["jobs"].dtype, "instance": TYPES["instances"].dtype,
             "store": TYPES["stores"].dtype, "load": TYPES["loads"].dtype,
             "part": TYPES["parts"].dtype, "owner": TYPES["owners"].dtype, "request": TYPES["requests"].dtype,
-            "asker": TYPES["seen"].dtype}
+            "asker": TYPES["seen"].dtype, "life": TYPES["life"].dtype}
     named = {"state": STATE, "cache": STATE, "cost": STATE, "hierarchy": STATE, "policies": POLICIES, **arrays, **rows,
              **dict.fromkeys(TRUTHS, t.boolean), **dict.fromkeys(NUMBERS, t.float64)}
     level = numba.config.OPT

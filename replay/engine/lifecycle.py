@@ -12,7 +12,7 @@ from replay.engine.schema import FETCHING, HANDOFF, LOG_DOWN, LOG_OFF, LOG_UP, N
 from replay.engine.tier_schema import COMES, GOES
 
 
-@kernel
+@inlined
 def pass_to(state, life, i, doing):
     """Let what `life` is of do something else from now on, modified in place; its time so far is added up.
 

@@ -100,3 +100,13 @@ def take_no_more(state, s):
         owner.takes = 0
         owner.held = 0
         owner.epoch += 1  # its keys are forgotten
+
+
+@kernel
+def take_share(state, s):
+    """Let shared node s hold keys: all are assigned anew as they are used, most to where they were. In place."""
+    ring = state.hierarchy.rings[NODES]
+    state.hierarchy.owners[ring.first_owner + s].takes = 1
+    for o in range(ring.first_owner, ring.first_owner + ring.owners):
+        state.hierarchy.owners[o].held = 0
+        state.hierarchy.owners[o].epoch += 1

@@ -153,7 +153,7 @@ def make_offer(state, r, i):
     offer = state.hierarchy.offer[0]
     load = state.hierarchy.loads[r]
     view = state.views[i]
-    prompt = state.requests[r].prompt_tokens
+    context = state.requests[r].prompt_tokens + state.requests[r].generated_tokens
     dram_blocks = load.base_blocks
     dram_ps, disk_ps = 0, 0
     for k in range(load.count):
@@ -165,9 +165,9 @@ def make_offer(state, r, i):
         if state.hierarchy.stores[part.store].tier == 1:
             dram_ps = disk_ps
             dram_blocks = part.upto_blocks
-    offer.hbm_tokens = usable_tokens(state, load.base_blocks, prompt, view.block_tokens)
-    offer.dram_tokens = usable_tokens(state, dram_blocks, prompt, view.block_tokens)
-    offer.disk_tokens = usable_tokens(state, load.upto_blocks, prompt, view.block_tokens)
+    offer.hbm_tokens = usable_tokens(state, load.base_blocks, context, view.block_tokens)
+    offer.dram_tokens = usable_tokens(state, dram_blocks, context, view.block_tokens)
+    offer.disk_tokens = usable_tokens(state, load.upto_blocks, context, view.block_tokens)
     offer.dram_s = dram_ps * 1e-12
     offer.disk_s = disk_ps * 1e-12
     offer.dram_compute_s = compute_s(view, offer.hbm_tokens, offer.dram_tokens)

@@ -119,7 +119,7 @@ def count_nodes(state, k):
         pool.starting += 1 if doing == STARTING else 0
         pool.draining += 1 if doing == DRAINING else 0
         pool.down += 1 if doing == DOWN else 0
-        if doing != UP or (pool.role != DRAM_NODES and n > first):
+        if doing != UP or (pool.role != DRAM_NODES and pool.up > 1):  # all servers carry one store
             continue
         i = state.cluster[0].num_instances + (n if pool.role == DRAM_NODES else state.cluster[0].common_store)
         view = state.views[i]

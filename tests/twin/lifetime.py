@@ -85,7 +85,7 @@ def join(h: Hierarchy, store: Store) -> None:
         return
     store.present = True
     if store.index < h.kv.shared_nodes:
-        h.ring.open[store.index] = True
+        h.ring.join(store.index)
 
 
 def drain(h: Hierarchy, store: Store, deadline_ps: int) -> None:

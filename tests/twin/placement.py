@@ -51,6 +51,11 @@ class Ring:
         """Return the next owner after the hash of a key that is not the one given."""
         return next((other for other in self.clockwise(key) if other != owner), None)
 
+    def join(self, owner: int) -> None:
+        """Let an owner in; all keys find a place anew."""
+        self.open[owner] = True
+        self.owner_of = {}
+
     def close(self, owner: int) -> None:
         """Take an owner out; its keys are forgotten."""
         self.open[owner] = False
