@@ -335,10 +335,10 @@ def test_a_replay_ends_at_both_ends_of_every_tunable(policy: Policy) -> None:
         cluster = replace(cluster, kv=TIERS)
     if policy.slot == "migrate":
         cluster = replace(cluster, migrate_ps=900)
-    if policy.slot in ("scale", "recover"):
-        cluster = replace(cluster, life=LIFE)
+    if policy.slot == "recover":
+        cluster = replace(cluster, life=replace(LIFE, pools=POOLS[:1]))
     if policy.slot == "scale":
-        cluster = replace(cluster, kv=replace(STORES, disk_servers=2))
+        cluster = replace(cluster, life=LIFE, kv=replace(STORES, disk_servers=2))
     settings = [{}] + [{name: end} for name, tunable in policy.tunables.items() for end in ends(tunable)]
     for values in settings:
         done = replay(trace, cluster, small_policies(**{policy.slot: (policy.name, values)})).summary
