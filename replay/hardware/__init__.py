@@ -57,6 +57,10 @@ def build(config: Mapping[str, Any]) -> Profile:
     kind = hardware.get("kind")
     if kind not in KINDS:
         raise ConfigError(f"hardware.kind must be one of {', '.join(KINDS)}, but is {kind!r}.")
+    if kind in MODELLESS and "gpu_memory_utilization" in hardware:
+        raise ConfigError(f"hardware.gpu_memory_utilization, which presets of engines set, needs hardware of kind "
+                          f"roofline, but this is of kind {kind}, which states hardware.kv_capacity_tokens. Select "
+                          f"such a one, as hardware=h100, or add ~hardware.gpu_memory_utilization.")
     model = config.get("model")
     if kind not in MODELLESS and not isinstance(model, Mapping):
         raise ConfigError(f"hardware of kind '{kind}' needs a model, but it is {model!r}. Select one: model=llama3_8b.")

@@ -66,6 +66,7 @@ def test_malformed_tables_are_refused(segments, sentence):
         ({"kv_capacity_tokens": 0}, "whole number from 1"),
         ({"nic_bytes_per_s": 0}, "above 0"),
         ({"kind": "guess"}, "one of linear, roofline, file"),
+        ({"gpu_memory_utilization": 0.9}, "presets of engines set, needs hardware of kind roofline"),
     ],
 )
 def test_bad_coefficients_are_refused(changes, sentence):
