@@ -22,6 +22,7 @@ from replay.engine.lifecycle import count_away, is_empty, release_those, vanish
 from replay.engine.links import transfer_ps
 from replay.engine.losing import turn_back
 from replay.engine.lost import lose_waiting
+from replay.engine.queues import append_row
 from replay.engine.scaling import ask_pools, start_lacking
 from replay.engine.schema import FETCHING, HANDOFF, NONE
 
@@ -68,13 +69,9 @@ def strand(state, r, i):
     setting = state.lives.setting[0]
     state.jobs[r].stage = HANDOFF
     state.jobs[r].decode_instance = NONE
-    state.jobs[r].next = NONE
     state.lives.life[i].stranded += 1
     setting.aside += 1
-    if setting.stranded_head < 0:
-        setting.stranded_head = r
-    else:
-        state.jobs[setting.stranded_tail].next = r
+    setting.stranded_head = append_row(state.jobs, setting.stranded_head, setting.stranded_tail, r)
     setting.stranded_tail = r
 
 
@@ -83,11 +80,7 @@ def await_control(state, r):
     """Let request r wait until the control plane is there again, modified in place."""
     setting = state.lives.setting[0]
     setting.aside += 1
-    state.jobs[r].next = NONE
-    if setting.shut_head < 0:
-        setting.shut_head = r
-    else:
-        state.jobs[setting.shut_tail].next = r
+    setting.shut_head = append_row(state.jobs, setting.shut_head, setting.shut_tail, r)
     setting.shut_tail = r
 
 

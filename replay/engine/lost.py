@@ -7,6 +7,7 @@ from replay.engine.lifetime import free_node
 from replay.engine.notes import note
 from replay.engine.phases import change_count
 from replay.engine.preemption import release_blocks
+from replay.engine.queues import append_row
 from replay.engine.schema import LOG_LOSE, LOST, NONE
 from replay.engine.tier_schema import LOAD_OVER
 
@@ -33,11 +34,7 @@ def wipe(state, i):
 def append_again(state, r):
     """Let request r go on in this event, after those that are to already, modified in place."""
     setting = state.lives.setting[0]
-    state.jobs[r].next = NONE
-    if setting.again_head < 0:
-        setting.again_head = r
-    else:
-        state.jobs[setting.again_tail].next = r
+    setting.again_head = append_row(state.jobs, setting.again_head, setting.again_tail, r)
     setting.again_tail = r
 
 

@@ -67,6 +67,16 @@ def pop(jobs, root):
 
 
 @inlined
+def append_row(jobs, head, tail, r):
+    """Put request r at the end of a list of rows, empty where head is -1, modified in place; returns its head."""
+    jobs[r].next = -1
+    if head < 0:
+        return r
+    jobs[tail].next = r
+    return head
+
+
+@inlined
 def append_prefill(jobs, instance, r):
     """Put request r at the end of the instance's list of running prefills, modified in place."""
     jobs[r].next = -1
