@@ -46,14 +46,14 @@ from tests.test_twin_speculation import traces_of as drafted_traces_of
 from tests.test_twin_stages import differences as staged_differences
 from traces.jit import INTERPRETED
 
-SEEDS, SLICED_SEEDS, MOST_REQUESTS = 60, 8, 24
-TIERED_SEEDS, TIERED_REQUESTS = 50, 18
-FABRIC_SEEDS, FABRIC_REQUESTS = 26, 12
+SEEDS, SLICED_SEEDS, MOST_REQUESTS = 40, 5, 24
+TIERED_SEEDS, TIERED_REQUESTS = 40, 17
+FABRIC_SEEDS, FABRIC_REQUESTS = 20, 12
 STAGED_SEEDS, STAGED_REQUESTS = 10, 16
 OUTPUT_SEEDS, OUTPUT_REQUESTS = 10, 14
 LIVELY_SEEDS, LIVELY_REQUESTS = 40, 10
-DRAFTED_SEEDS, DRAFTED_REQUESTS = 12, 10
-RANKED_SEEDS, RANKED_REQUESTS = 14, 16
+DRAFTED_SEEDS, DRAFTED_REQUESTS = 10, 10
+RANKED_SEEDS, RANKED_REQUESTS = 12, 16
 GOLDEN = ("locality", "central_queue", "urgent_tiers", "split_layerwise_locality", "closed_loop", *golden.HIERARCHIES)
 
 

@@ -25,9 +25,9 @@ from tests.test_twin_fabric import traces_of as fabric_traces_of
 from tests.test_twin_hierarchy import case_of, traces_of
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = range(7000, 7040)
-TIERED_SEEDS = range(8000, 8030)
-FABRIC_SEEDS = range(9000, 9030)
+SEEDS = range(7000, 7020)
+TIERED_SEEDS = range(8000, 8015)
+FABRIC_SEEDS = range(9000, 9012)
 PROBE, LOADING_SEED = "probe", 8002
 
 

@@ -21,8 +21,8 @@ from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, fin
 from tests.test_twin_hierarchy import plain_lists
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
-SEEDS, BATCH = 60, 30
-SLICED_SEEDS = 12
+SEEDS, BATCH = 40, 20
+SLICED_SEEDS = 7
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 24, 12
 LINK_FIELDS, KIND_FIELDS = ("bytes", "wait_ps", "busy_ps"), ("transfers", "delivered", "time_ps", "alone_ps")
 

@@ -19,8 +19,8 @@ from tests.sessions import binned, engine_rows, engine_stores, engine_tiers, fin
 from tests.test_twin_hierarchy_by_hand import agree
 from tests.twin.model import FIELDS, HIERARCHY_FIELDS
 
-SEEDS, BATCH = 200, 50
-SLICED_SEEDS = 60
+SEEDS, BATCH = 140, 35
+SLICED_SEEDS = 30
 INTERPRETED_SEEDS, INTERPRETED_REQUESTS = 24, 14
 
 

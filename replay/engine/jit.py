@@ -6,11 +6,15 @@ compile.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
+from numba import _dynfunc
 from numba import types as t
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.cpu import CPUContext
 
 from traces.jit import INTERPRETED
 
@@ -47,10 +51,7 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
             "asker": TYPES["seen"].dtype, "life": TYPES["life"].dtype}
     named = {"state": STATE, "cache": STATE, "cost": STATE, "hierarchy": STATE, "policies": POLICIES, **arrays, **rows,
              **dict.fromkeys(TRUTHS, t.boolean), **dict.fromkeys(NUMBERS, t.float64)}
-    level = numba.config.OPT
-    # Helpers are optimised fully where they end up, inside the event loop: this halves the time to compile.
-    numba.config.OPT = type(level)(1)
-    try:
+    with _to_be_linked():
         for helper in list(_helpers):
             if modules is not None and helper.py_func.__module__ not in modules:
                 continue
@@ -58,5 +59,35 @@ def compile_helpers(modules: frozenset[str] | None = None) -> None:
             names = inspect.signature(helper.py_func).parameters
             helper.compile(tuple(named.get(name, t.int64) for name in names))
             helper.disable_compile()
+
+
+@contextmanager
+def _to_be_linked() -> Iterator[None]:
+    """Compile for other compiled code alone meanwhile: with little optimisation, and without making machine code.
+
+    Helpers are optimised fully, and become machine code, where they end up: inside the event loop. Numba has no switch
+    for that, so two of its methods are replaced for a while.
+    """
+    level = numba.config.OPT
+    finalize, executable = CPUCodeLibrary._finalize_final_module, CPUContext.get_executable
+    numba.config.OPT = type(level)(1)
+    CPUCodeLibrary._finalize_final_module, CPUContext.get_executable = _keep_module, _no_entry
+    try:
+        yield
     finally:
+        CPUCodeLibrary._finalize_final_module, CPUContext.get_executable = finalize, executable
         numba.config.OPT = level
+
+
+def _keep_module(library: Any) -> None:
+    """Take a module of LLVM as done, for others to link: Numba's own, but for handing it to the JIT."""
+    library._finalize_dynamic_globals()
+    library._verify_declare_only_symbols()
+    library._finalized = True
+
+
+def _no_entry(context: Any, library: Any, descriptor: Any, environment: Any) -> Any:
+    """Return a function object that nobody calls: its library is linked into others."""
+    library._ensure_finalized()
+    name = descriptor.qualname.rpartition(".")[2]
+    return _dynfunc.make_function(descriptor.lookup_module(), name, "", 0, environment, (library,))
