@@ -8,6 +8,7 @@ compile.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import local
 from typing import Any
 
 import numba
@@ -19,6 +20,8 @@ from numba.core.cpu import CPUContext
 from traces.jit import INTERPRETED
 
 _helpers: list[Any] = []
+_linking = local()
+OF_A_LIBRARY = ("_finalize_final_module", "_finalize_dynamic_globals", "_verify_declare_only_symbols")
 TRUTHS = ("decodes", "pressed", "ours", "fetched", "able")
 NUMBERS = ("score", "amount", "factor")  # a float that is not named here would be cut to an integer, without a word
 
@@ -66,17 +69,31 @@ def _to_be_linked() -> Iterator[None]:
     """Compile for other compiled code alone meanwhile: with little optimisation, and without making machine code.
 
     Helpers are optimised fully, and become machine code, where they end up: inside the event loop. Numba has no switch
-    for that, so two of its methods are replaced for a while.
+    for that, so two of its methods are replaced for a while; if a later Numba has others, compiling takes longer.
     """
     level = numba.config.OPT
-    finalize, executable = CPUCodeLibrary._finalize_final_module, CPUContext.get_executable
+    known = all(hasattr(CPUCodeLibrary, name) for name in OF_A_LIBRARY) and hasattr(CPUContext, "get_executable")
+    methods = [(CPUCodeLibrary, OF_A_LIBRARY[0], _keep_module), (CPUContext, "get_executable", _no_entry)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in methods if known]
     numba.config.OPT = type(level)(1)
-    CPUCodeLibrary._finalize_final_module, CPUContext.get_executable = _keep_module, _no_entry
+    _linking.here = True
+    for (owner, name, usual), (_, _, method) in zip(before, methods, strict=False):
+        setattr(owner, name, _in_this_thread(method, usual))
     try:
         yield
     finally:
-        CPUCodeLibrary._finalize_final_module, CPUContext.get_executable = finalize, executable
+        for owner, name, usual in before:
+            setattr(owner, name, usual)
+        _linking.here = False
         numba.config.OPT = level
+
+
+def _in_this_thread(method: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that is `method` in the thread that compiles helpers, and as usual in others, which need code."""
+    def either(*given: Any) -> Any:
+        return method(*given) if getattr(_linking, "here", False) else usual(*given)
+
+    return either
 
 
 def _keep_module(library: Any) -> None:
