@@ -1,6 +1,6 @@
 """What the event loop does for mechanisms that few runs have, called where CLUSTER.special says that any of them is on.
 
-Apart, so that a run without them pays one look at one flag (KERNEL.md).
+Apart, so that a run without them pays one look at one flag.
 """
 
 from replay.engine.accounts import charge_output, note_output

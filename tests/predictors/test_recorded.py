@@ -10,7 +10,7 @@ from predictors.groups import Group
 from tests.recorded import recorded
 from traces.synthetic import from_config
 
-# path, MAE and tau of CATALOGUE.md section 2 and of its constant baseline
+# path, MAE and tau as published for it, and of its constant baseline
 FIGURES = [
     ("traces/mooncake/conversation_trace.jsonl.gz", 152.5, 0.26, 180.4),
     ("traces/azure2023/AzureLLMInferenceTrace_conv.csv", 45.0, 0.58, 155.3),
