@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -32,6 +33,7 @@ from replay.policy import (
     Policy,
     Span,
     choose,
+    describe,
     load_all,
     registry,
 )
@@ -385,3 +387,21 @@ def test_the_readme_lists_every_policy() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert catalogue.updated(text) == text
     assert all(f"| {policy.slot} | `{policy.name}` |" in text for policy in POLICIES)
+
+
+def test_threads_compile_a_policy_once() -> None:
+    """Runs of a multirun that begin at once ask for the same policies: one compiles, the others have what it made."""
+    def threaded(request, instances, now_ps):
+        """Send every request to the first instance.
+
+        source : of this test
+        """
+        return 0
+
+    chosen = Chosen(registry()["route"].setdefault("threaded", describe("route", threaded)), {})
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda _: adapters.adapter(chosen), range(8)))
+    finally:
+        registry()["route"].pop("threaded")
+    assert all(one is made[0] for one in made)

@@ -19,6 +19,7 @@ from numba import types as t
 
 from replay.engine import life_schema, schema
 from replay.engine.answers import EXPECTED
+from replay.engine.jit import COMPILING
 from replay.engine.request_schema import SEEN
 from replay.errors import PolicyError
 from replay.policy import MAX_TUNABLES, MEMORY, SLOTS, Choice, Chosen, Policy, registry
@@ -70,9 +71,10 @@ def adapter(chosen: Chosen) -> Callable[..., Any]:
 
     raises : PolicyError if it cannot be compiled or returns something of another shape
     """
-    if chosen.policy not in _compiled:
-        _compiled[chosen.policy] = _build(chosen.policy)
-    return _compiled[chosen.policy]
+    with COMPILING:
+        if chosen.policy not in _compiled:
+            _compiled[chosen.policy] = _build(chosen.policy)
+        return _compiled[chosen.policy]
 
 
 def _build(policy: Policy) -> Callable[..., Any]:

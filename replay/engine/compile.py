@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from threading import RLock
 from typing import Any
 
 from numba import types as t
 
 from replay.engine.adapters import FABRIC, FUNCTION_TYPES, SIGNATURES, TIERS
-from replay.engine.jit import compile_helpers
+from replay.engine.jit import COMPILING, compile_helpers
 from replay.engine.kernel import advance
 from replay.engine.schema import Policies, State
 from replay.engine.state import policies_at, state_at, state_from, table
@@ -18,7 +17,6 @@ from traces.jit import FOLDER, INTERPRETED, entry
 USUAL_SECONDS, USUAL_TIERS_SECONDS, USUAL_FABRIC_SECONDS = 35, 20, 10  # on a machine like that of the README's figures
 USUAL_STAGES_SECONDS, USUAL_DRAFTING_SECONDS = 4, 3
 
-_compiling = RLock()
 _compiled: list[Callable[..., int]] = []
 _operate: Any = None  # replay.engine.tiers.operate, once a run needs it
 _operate_fabric: Any = None  # replay.engine.fabric.operate_fabric, likewise
@@ -35,7 +33,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def alone(*given: Any) -> Any:
-        with _compiling:
+        with COMPILING:
             return kept(*given)
 
     return alone
@@ -147,7 +145,7 @@ def run(state: State, functions: list[Callable[..., Any]], max_events: int) -> i
 
 def load() -> None:
     """Compile or load the event loop; its types are the same for every trace and cluster."""
-    with _compiling:
+    with COMPILING:
         if _compiled or INTERPRETED:
             return
         if not is_compiled():

@@ -8,7 +8,7 @@ compile.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import local
+from threading import RLock, local
 from typing import Any
 
 import numba
@@ -19,6 +19,7 @@ from numba.core.cpu import CPUContext
 
 from traces.jit import INTERPRETED
 
+COMPILING = RLock()  # of the threads of a process: one compiles at a time, and none what another has compiled
 _helpers: list[Any] = []
 _linking = local()
 OF_A_LIBRARY = ("_finalize_final_module", "_finalize_dynamic_globals", "_verify_declare_only_symbols")
