@@ -4,9 +4,9 @@ import math
 
 import numba
 
+from replay.policy import DECODE, DRAM_NODES, MIXED, STORAGE_SERVERS
+
 ROOM = 256  # numbers of its memory that a scale policy uses for a pool
-DECODE, MIXED = 2, 1
-DRAM_NODES, STORAGE_SERVERS = 3, 4  # pools with a role of these or more are of nodes, not of instances
 FULL = 0.9  # share of its blocks from which on a pool of DRAM nodes counts as full
 MOST_BUSY, KEEP_S, BAND = 0.8, 600.0, 0.5
 

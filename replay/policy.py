@@ -18,7 +18,7 @@ from typing import Any
 from replay.errors import PolicyError
 
 PREFILL, MIXED, DECODE = 0, 1, 2  # roles and homes of instances, as policies see them
-DRAM_NODES, STORAGE_SERVERS = 3, 4  # scale: roles of pools that are not of instances
+DRAM_NODES, STORAGE_SERVERS = 3, 4  # scale: of pools of nodes, which have the roles from DRAM_NODES on
 HOLD = -1  # route: keep the request in the cluster queue
 REFUSE = -1  # decode: reject the request, although its prompt was computed
 RESTART, RESUME, RESTORE, GIVE_UP = range(4)  # recover: from scratch, from what is cached, from a replica, not at all
